@@ -1,0 +1,119 @@
+// A text that grows while it is shown. Finished blocks are rendered once and never touched again; only the last block is
+// parsed again as it grows, at most once a frame, and what is shown never gets shorter while the text grows.
+
+import { copyText, el, iconButton, morph } from "./dom.js";
+import { highlight } from "./highlight.js";
+import { t } from "./i18n.js";
+import { hasDefinitions, lastBlockStart, render, sanitize, settle } from "./markdown.js";
+import { typeset } from "./math.js";
+
+// Rendering may take this share of the time at most, so a huge last block slows its own updates and not the page.
+const SHARE = 0.25;
+
+export class GrowingText {
+  #text = "";
+  #finished = 0;
+  #frame = 0;
+  #notBefore = 0;
+  #done = false;
+  #tail = el("div", { class: "tail" });
+
+  /** `onRender` is called after each change of what is shown. */
+  constructor(onRender = () => {}) {
+    this.onRender = onRender;
+    this.element = el("div", { class: "prose" }, this.#tail);
+  }
+
+  append(text) {
+    this.#text += text;
+    this.#schedule();
+  }
+
+  /** Shows everything now; no more text comes. */
+  finish() {
+    this.#done = true;
+    cancelAnimationFrame(this.#frame);
+    this.#frame = 0;
+    this.#render();
+  }
+
+  #schedule() {
+    if (this.#frame || this.#done) return;
+    this.#frame = requestAnimationFrame((now) => {
+      this.#frame = 0;
+      if (now < this.#notBefore) this.#schedule();
+      else this.#render();
+    });
+  }
+
+  #render() {
+    const began = performance.now();
+    if (this.#done && hasDefinitions(this.#text)) this.#restart();
+    const open = this.#text.slice(this.#finished);
+    const split = this.#done ? open.length : lastBlockStart(open);
+    if (split) this.#settleBlocks(open.slice(0, split));
+    this.#finished += split;
+    const tail = open.slice(split);
+    morph(this.#tail, render(settle(tail)));
+    this.#keepHeight();
+    this.onRender();
+    const ended = performance.now();
+    this.#notBefore = ended + ((ended - began) * (1 - SHARE)) / SHARE;
+  }
+
+  // Link definitions may stand after the blocks that use them, so the whole text is rendered once more at the end.
+  #restart() {
+    for (const node of [...this.element.children]) if (node !== this.#tail) node.remove();
+    this.#finished = 0;
+  }
+
+  #settleBlocks(text) {
+    const blocks = [...render(text).children];
+    this.#tail.before(...blocks);
+    this.#tail.replaceChildren();
+    for (const block of blocks) decorate(block);
+  }
+
+  #keepHeight() {
+    if (this.#done) {
+      this.element.style.minHeight = "";
+      return;
+    }
+    this.element.style.minHeight = `${this.element.offsetHeight}px`;
+  }
+}
+
+/** A whole text, rendered at once. */
+export function wholeText(text) {
+  const growing = new GrowingText();
+  growing.append(text);
+  growing.finish();
+  return growing.element;
+}
+
+function decorate(block) {
+  const wrapper = block.parentNode;
+  const codes = block.matches(".code") ? [block] : block.querySelectorAll(".code");
+  for (const code of codes) code.querySelector(".code-head").append(copyCodeButton(code));
+  const report = (error) => console.error(error);
+  highlight(block).catch(report);
+  typeset(block.matches(".math") ? wrapper : block, sanitize).catch(report);
+}
+
+function copyCodeButton(code) {
+  return copyButton(t("copyCode"), () => code.querySelector("code").textContent);
+}
+
+/** A button that copies what `source()` returns and says so. */
+export function copyButton(label, source) {
+  const button = iconButton("copy", label, async () => {
+    await copyText(source());
+    button.classList.add("copied");
+    button.setAttribute("title", t("copied"));
+    setTimeout(() => {
+      button.classList.remove("copied");
+      button.setAttribute("title", label);
+    }, 1500);
+  });
+  return button;
+}

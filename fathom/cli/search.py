@@ -1,0 +1,83 @@
+"""`fathom search`: the sources that an answer would be given from."""
+
+import argparse
+import asyncio
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from fathom.cli.index import index_path
+from fathom.cli.terminal import answer, answer_json, bold, dim, note
+
+if TYPE_CHECKING:
+    from fathom.search.engines import SearchEngine
+    from fathom.search.index import Index
+    from fathom.search.searching import SearchResult
+
+DESCRIPTION = (
+    "Search your own documents (`fathom index add`), and the web where an engine is named: --searxng URL, or "
+    "FATHOM_SEARXNG_URL, FATHOM_BRAVE_KEY, FATHOM_TAVILY_KEY. Without one nothing leaves this machine."
+)
+EXAMPLE = 'fathom search "light dinners with lentils"'
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The question and how much of it."""
+    parser.add_argument("query", help="what to look for")
+    parser.add_argument("-k", type=int, default=8, metavar="N", help="most sources (default 8)")
+    parser.add_argument("--searxng", metavar="URL", help="an instance of SearXNG that allows format=json")
+    parser.add_argument("--local", action="store_true", help="own documents only, whatever the environment names")
+    parser.add_argument("--json", action="store_true", help="as one JSON object")
+
+
+def engines(index: "Index", environment: Mapping[str, str]) -> "list[SearchEngine]":
+    """Own documents, and every engine that the environment names."""
+    from fathom.search.engines import BraveEngine, LocalEngine, SearchEngine, SearxngEngine, TavilyEngine
+
+    found: list[SearchEngine] = [LocalEngine(index)]
+    if environment.get("FATHOM_SEARXNG_URL"):
+        found.append(SearxngEngine(environment["FATHOM_SEARXNG_URL"]))
+    if environment.get("FATHOM_BRAVE_KEY"):
+        found.append(BraveEngine(environment["FATHOM_BRAVE_KEY"]))
+    if environment.get("FATHOM_TAVILY_KEY"):
+        found.append(TavilyEngine(environment["FATHOM_TAVILY_KEY"]))
+    return found
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Search and print; 1 where nothing was found."""
+    from fathom.search.extraction import Extractor
+    from fathom.search.index import Index
+    from fathom.search.searching import Searcher
+
+    environment = {} if arguments.local else dict(os.environ)
+    if arguments.searxng:
+        environment["FATHOM_SEARXNG_URL"] = arguments.searxng
+    with Index(index_path()) as index, Extractor() as extractor:
+        searcher = Searcher(engines(index, environment), extractor=extractor)
+        progress = None if arguments.json else note
+        result = asyncio.run(searcher.search(arguments.query, k=arguments.k, progress=progress))
+        is_empty = not index.roots()
+    if arguments.json:
+        answer_json(_as_dict(result))
+    else:
+        _show(result)
+    if not result.sources and is_empty:
+        note("Your index is empty: `fathom index add DIR` reads a folder of yours")
+    return 0 if result.sources else 1
+
+
+def _as_dict(result: "SearchResult") -> dict[str, object]:
+    sources = [{"number": number, **asdict(source)} for number, source in enumerate(result.sources, start=1)]
+    return {"query": result.query, "sources": sources, "notes": list(result.notes)}
+
+
+def _show(result: "SearchResult") -> None:
+    for number, source in enumerate(result.sources, start=1):
+        answer(bold(f"{number}. {source.title}", sys.stdout) + (f"  {source.published}" if source.published else ""))
+        answer(dim(f"   {source.url}", sys.stdout))
+        answer("   " + " ".join((source.text or source.snippet).split())[:240])
+    for line in result.notes:
+        note(line)

@@ -1,0 +1,120 @@
+"""One accepted request on its way: its tokens become output, its clock runs, and it knows when it is over."""
+
+import logging
+import time
+from collections import deque
+from collections.abc import Sequence
+
+from fathom.engine.output import Output
+from fathom.engine.request import EngineEvent, Finished, FinishReason, OnEvent, Request, Timings, Usage
+from fathom.engine.sampler import SamplingState, TokenChoice
+from fathom.engine.scheduler import ScheduledSequence
+from fathom.text import StreamParser
+
+log = logging.getLogger("fathom.engine")
+
+
+class ActiveRequest:
+    """State of a request from its acceptance to its Finished event; touched by the engine's thread only.
+
+    Args:
+        request: what was asked.
+        parser: turns its tokens into events.
+        max_new_tokens: tokens it may generate at most, the context's end included.
+        stop_ids: tokens that end it.
+        end_of_thought: tokens that are forced when the thought's budget is used up.
+        on_event: receives its events. If it raises, the request is cancelled.
+
+    """
+
+    def __init__(
+        self,
+        request: Request,
+        parser: StreamParser,
+        *,
+        max_new_tokens: int,
+        stop_ids: frozenset[int],
+        end_of_thought: Sequence[int],
+        on_event: OnEvent,
+    ) -> None:
+        self.request = request
+        self.sampling = SamplingState(request.params, request.prompt.ids)
+        self.cancelled = False  # asked for, by any thread
+        self.over = False
+        self._output = Output(parser, request.params.stop, self._send)
+        self._max_new_tokens = max_new_tokens
+        self._stop_ids = stop_ids
+        self._end_of_thought = end_of_thought
+        self._forced: deque[int] = deque()
+        self._on_event = on_event
+        self._submitted = time.monotonic()
+        self._started: float | None = None
+        self._first_token: float | None = None
+        self._last_token: float | None = None
+
+    def start(self) -> None:
+        """Note that its first step begins."""
+        if self._started is None:
+            self._started = time.monotonic()
+
+    def take(self, choice: TokenChoice, sequence: ScheduledSequence["ActiveRequest"]) -> FinishReason | None:
+        """Append the next token and send what it completes; the reason, if that ends the request."""
+        if self._forced:
+            choice = TokenChoice(self._forced.popleft())
+        self._last_token = time.monotonic()
+        self._first_token = self._first_token or self._last_token
+        sequence.tokens.append(choice.token)
+        self.sampling.observe(choice.token)
+        if choice.token in self._stop_ids:
+            self._output.finish()
+            return "tool_calls" if self._output.calls_tools and self._output.stop_string is None else "stop"
+        thought_tokens = self._output.thought_tokens
+        if self._output.push(choice):
+            return "stop"
+        if len(sequence.tokens) - sequence.prompt_tokens >= self._max_new_tokens:
+            return "stop" if self._output.finish() else "length"
+        if self._output.thought_tokens > thought_tokens:
+            self._bound_thought()
+        return None
+
+    def end(
+        self, reason: FinishReason, sequence: ScheduledSequence["ActiveRequest"], error: str | None = None
+    ) -> Finished:
+        """Send the Finished event, once its pages are free."""
+        self.over = True
+        tokens = tuple(sequence.tokens[sequence.prompt_tokens :])
+        cached = sequence.cached_tokens or 0
+        usage = Usage(sequence.prompt_tokens, cached, len(tokens), self._output.thought_tokens)
+        timings = self._timings(sequence.prompt_tokens - cached, len(tokens))
+        finished = Finished(reason, usage, timings, tokens, self._output.stop_string, error)
+        self._send(finished)
+        return finished
+
+    def _bound_thought(self) -> None:
+        bound = self.request.max_thought_tokens
+        if bound is not None and self._output.thought_tokens == bound:
+            self._forced.extend(self._end_of_thought)
+
+    def _send(self, event: EngineEvent) -> None:
+        if self.cancelled and not isinstance(event, Finished):
+            return
+        try:
+            self._on_event(event)
+        except Exception:
+            log.exception("the receiver of a request's events failed; the request is cancelled")
+            self.cancelled = True
+
+    def _timings(self, prefilled: int, generated: int) -> Timings:
+        def since(begin: float | None, end: float | None) -> float | None:
+            return None if begin is None or end is None else end - begin
+
+        def rate(tokens: int, seconds: float | None) -> float | None:
+            return tokens / seconds if seconds and tokens > 0 else None
+
+        return Timings(
+            queue_seconds=since(self._submitted, self._started),
+            first_token_seconds=since(self._submitted, self._first_token),
+            total_seconds=time.monotonic() - self._submitted,
+            prefill_tokens_per_second=rate(prefilled, since(self._started, self._first_token)),
+            decode_tokens_per_second=rate(generated - 1, since(self._first_token, self._last_token)),
+        )

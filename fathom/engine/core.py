@@ -1,0 +1,229 @@
+"""The engine's thread: it plans a step, runs it, samples, and hands each request its token.
+
+One lock guards the scheduler and the totals; it is never held while the runner works or while a receiver is called.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from fathom.engine.active import ActiveRequest
+from fathom.engine.errors import EngineClosedError, EngineError, QueueFull
+from fathom.engine.pages import PagePool
+from fathom.engine.request import FinishReason
+from fathom.engine.runner import Runner, SequenceStep
+from fathom.engine.sampler import TokenChoice, sample
+from fathom.engine.scheduler import ScheduledSequence, Scheduler, StepPlan
+from fathom.engine.stats import Counts, EngineLimits, Load
+
+log = logging.getLogger("fathom.engine")
+
+FAILED_STEPS_UNTIL_UNHEALTHY = 3
+
+ActiveSequence = ScheduledSequence[ActiveRequest]
+Ending = tuple[ActiveSequence, FinishReason, str | None]
+
+
+class EngineCore:
+    """Owns the thread and the scheduler; all its public methods are called from other threads."""
+
+    def __init__(self, runner: Runner, limits: EngineLimits, name: str) -> None:
+        self._runner = runner
+        self._limits = limits
+        self._scheduler = Scheduler[ActiveRequest](
+            PagePool(runner.n_pages),
+            max_step_tokens=limits.max_step_tokens,
+            max_running=limits.max_running,
+            page_tokens=runner.page_tokens,
+        )
+        self._counts = Counts()
+        self._cancelled: list[ActiveSequence] = []
+        self._closing = False
+        self._draining = False
+        self._failure: str | None = None
+        self._failed_in_a_row = 0
+        self._wake = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name=f"fathom-engine-{name}", daemon=True)
+        self._thread.start()
+
+    # From any thread --------------------------------------------------------------------------------------------------
+
+    def submit(self, active: ActiveRequest) -> ActiveSequence:
+        """Queue a request. Raises QueueFull or EngineClosedError before anything is accepted."""
+        ids = list(active.request.prompt.ids)
+        with self._wake:
+            if self._closing:
+                why = f" after a failure ({self._failure})" if self._failure else ""
+                raise EngineClosedError(f"the engine is closed{why}; load it again")
+            self._check_queue(len(ids))
+            sequence = self._scheduler.add(active, ids, salt=active.request.salt)
+            self._counts.requests += 1
+            self._wake.notify()
+        return sequence
+
+    def cancel(self, sequence: ActiveSequence) -> None:
+        """Have a request ended before the next step. Harmless when it is over."""
+        with self._wake:
+            if not (sequence.owner.cancelled or sequence.owner.over):
+                sequence.owner.cancelled = True
+                self._cancelled.append(sequence)
+                self._wake.notify()
+
+    def position(self, sequence: ActiveSequence) -> int:
+        """Place in the queue, from 1; 0 when it runs or is over."""
+        with self._wake:
+            return self._scheduler.position(sequence)
+
+    def load(self) -> Load:
+        """How busy it is, and the totals so far."""
+        with self._wake:
+            scheduler = self._scheduler
+            return Load(
+                healthy=self._failure is None and not self._closing,
+                failure=self._failure,
+                running=len(scheduler.running),
+                waiting=len(scheduler.waiting),
+                waiting_tokens=scheduler.waiting_tokens,
+                pages=scheduler.pool.n_pages,
+                pages_held=scheduler.pool.held,
+                pages_cached=scheduler.pool.cached,
+                preemptions=scheduler.preemptions,
+                counts=replace(self._counts, finished=self._counts.finished.copy()),
+            )
+
+    def close(self, *, drain: bool) -> None:
+        """Cancel everything, or let it finish with `drain`; end the thread and close the runner."""
+        if threading.current_thread() is self._thread:
+            raise EngineError("close() was called in the engine's own thread (from on_event); call it from another")
+        with self._wake:
+            self._closing = True
+            self._draining = drain
+            self._wake.notify()
+        self._thread.join()
+
+    def _check_queue(self, n_tokens: int) -> None:
+        waiting, tokens, limits = len(self._scheduler.waiting), self._scheduler.waiting_tokens, self._limits
+        if waiting >= limits.max_queued_requests or (waiting and tokens + n_tokens > limits.max_queued_tokens):
+            raise QueueFull(
+                f"{waiting} requests with {tokens} prompt tokens wait already (at most {limits.max_queued_requests} "
+                f"and {limits.max_queued_tokens}); try again later"
+            )
+
+    # The engine's thread ----------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            with torch.inference_mode():
+                while self._go_on():
+                    pass
+        except Exception as error:
+            log.exception("the engine cannot go on")
+            self._failure = _describe(error)
+        finally:
+            with self._wake:
+                self._closing = True
+                left = [*self._scheduler.running, *self._scheduler.waiting]
+            why: FinishReason = "error" if self._failure else "cancelled"
+            self._end([(sequence, why, self._failure) for sequence in left])
+            self._runner.close()
+
+    def _go_on(self) -> bool:
+        """Wait for work, then do one step of it; False when it is time to stop."""
+        with self._wake:
+            self._wake.wait_for(self._has_something_to_do)
+            busy = bool(self._scheduler.running or self._scheduler.waiting)
+            if self._closing and not (self._draining and busy):
+                return False
+            cancelled, self._cancelled = self._cancelled, []
+        self._end([(sequence, "cancelled", None) for sequence in cancelled if not sequence.owner.over])
+        with self._wake:
+            plan = self._scheduler.plan()
+        if plan.chosen:
+            self._step(plan)
+        return True
+
+    def _has_something_to_do(self) -> bool:
+        return bool(self._closing or self._cancelled or self._scheduler.running or self._scheduler.waiting)
+
+    def _step(self, plan: StepPlan[ActiveRequest]) -> None:
+        work = plan.work
+        try:
+            sampling, choices = self._compute(work)
+        except Exception as error:
+            log.exception("a step failed; its %d requests end with an error", len(work))
+            self._note_failure(error)
+            self._end([(sequence, "error", _describe(error)) for sequence, _ in work])
+            return
+        with self._wake:
+            self._scheduler.commit(plan)
+            self._failed_in_a_row, self._failure = 0, None
+        endings = [self._advance(sequence, choice) for sequence, choice in zip(sampling, choices, strict=True)]
+        self._end([ending for ending in endings if ending is not None])
+
+    def _compute(
+        self, work: Sequence[tuple[ActiveSequence, int]]
+    ) -> tuple[list[ActiveSequence], list[TokenChoice | None]]:
+        """Run the model and choose a token for each sequence whose last token ran."""
+        steps, sampling = [], []
+        for sequence, count in work:
+            sequence.owner.start()
+            last = count == sequence.remaining
+            tokens = sequence.tokens[sequence.computed : sequence.computed + count]
+            steps.append(SequenceStep(tokens, sequence.computed, sequence.table.pages, count - last))
+            if last:
+                sampling.append(sequence)
+        began = time.perf_counter()
+        logits_BV = self._runner.step(steps)
+        self._count_step(sum(count for _, count in work), time.perf_counter() - began)
+        _check_rows(logits_BV, len(sampling))
+        return sampling, sample(logits_BV, [sequence.owner.sampling for sequence in sampling]) if sampling else []
+
+    def _advance(self, sequence: ActiveSequence, choice: TokenChoice | None) -> Ending | None:
+        """Give a sequence its token; how it ends, if it does."""
+        if choice is None:
+            return sequence, "error", "the model's output is not finite (NaN or infinite)"
+        try:
+            reason = sequence.owner.take(choice, sequence)
+        except Exception as error:
+            log.exception("a token could not be turned into events; the request ends with an error")
+            return sequence, "error", _describe(error)
+        if sequence.owner.cancelled:
+            reason = "cancelled"
+        return None if reason is None else (sequence, reason, None)
+
+    def _end(self, endings: Sequence[Ending]) -> None:
+        """Free the pages of requests that are over, then tell them."""
+        if not endings:
+            return
+        with self._wake:
+            for sequence, reason, _ in endings:
+                self._scheduler.remove(sequence)
+                self._counts.finish(reason, sequence.prompt_tokens, sequence.cached_tokens or 0, len(sequence.tokens))
+                sequence.owner.over = True
+        for sequence, reason, error in endings:
+            sequence.owner.end(reason, sequence, error)
+
+    def _count_step(self, tokens: int, seconds: float) -> None:
+        self._counts.steps += 1
+        self._counts.computed_tokens += tokens
+        self._counts.step_seconds += seconds
+
+    def _note_failure(self, error: Exception) -> None:
+        self._counts.failed_steps += 1
+        self._failed_in_a_row += 1
+        if self._failed_in_a_row >= FAILED_STEPS_UNTIL_UNHEALTHY:
+            self._failure = f"the last {self._failed_in_a_row} steps failed: {_describe(error)}"
+
+
+def _check_rows(logits_BV: Tensor, rows: int) -> None:
+    if len(logits_BV) != rows:
+        raise EngineError(f"the runner returned {len(logits_BV)} rows of logits for {rows} that were asked for")
+
+
+def _describe(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"

@@ -1,0 +1,146 @@
+// The C functions that library.py calls. Each returns 0, or -1 with a message in fathom_error().
+#include <cmath>
+#include <cstring>
+#include <exception>
+#include <stdexcept>
+#include <string>
+
+#include "model.h"
+#include "simd.h"
+
+#define FATHOM_API extern "C" __attribute__((visibility("default")))
+
+namespace {
+
+using namespace fathom;
+
+thread_local std::string last_error;
+
+// No exception crosses into C.
+template <class Function>
+int guarded(Function f) noexcept {
+  try {
+    f();
+    return 0;
+  } catch (const std::bad_alloc&) {
+    last_error = "not enough memory";
+  } catch (const std::exception& error) {
+    last_error = error.what();
+  }
+  return -1;
+}
+
+void require(bool condition, const char* message) {
+  if (!condition) throw std::invalid_argument(message);
+}
+
+Matrix matrix_from(int type, int64_t rows, int64_t columns, const uint8_t* stored, int64_t bytes, Arena& arena) {
+  require(stored && rows > 0 && columns > 0 && rows < (1 << 28) && columns < (1 << 28), "bad size of a matrix");
+  int64_t expected = stored_bytes(Type(type), rows, columns);
+  require(expected > 0 && expected == bytes, "the bytes do not fit the type and size");
+  Matrix matrix = make_matrix(Type(type), int(rows), int(columns), 1, arena);
+  pack_blocks(matrix, 0, stored, 0, round_up(int(rows), kBlockRows) / kBlockRows);
+  return matrix;
+}
+
+}  // namespace
+
+FATHOM_API const char* fathom_error() { return last_error.c_str(); }
+FATHOM_API const char* fathom_variant() { return kVariant; }
+
+FATHOM_API int fathom_model_new(const Config* config, void** out) {
+  return guarded([&] {
+    require(config && out, "null argument");
+    *out = new Model(*config);
+  });
+}
+
+FATHOM_API void fathom_model_free(void* model) { delete static_cast<Model*>(model); }
+
+FATHOM_API int64_t fathom_model_page_bytes(void* model) { return static_cast<Model*>(model)->page_bytes; }
+
+FATHOM_API int fathom_model_matrix(void* model, int layer, int role, int part, int type, int64_t rows, int64_t columns,
+                                   const uint8_t* stored, int64_t bytes) {
+  return guarded([&] {
+    require(model && stored, "null argument");
+    require(rows > 0 && columns > 0 && rows < (1 << 28) && columns < (1 << 28), "bad size of a matrix");
+    static_cast<Model*>(model)->set_matrix(layer, MatrixRole(role), part, Type(type), int(rows), int(columns), stored, bytes);
+  });
+}
+
+FATHOM_API int fathom_model_vector(void* model, int layer, int role, int64_t n, const float* values) {
+  return guarded([&] {
+    require(model && values && n > 0 && n < (1 << 28), "bad vector");
+    static_cast<Model*>(model)->set_vector(layer, VectorRole(role), int(n), values);
+  });
+}
+
+FATHOM_API int fathom_model_rotary(void* model, int64_t positions, int64_t half, const float* cosine, const float* sine) {
+  return guarded([&] {
+    require(model && cosine && sine && positions > 0 && positions < (1 << 30) && half > 0 && half < (1 << 16), "bad rotary table");
+    static_cast<Model*>(model)->set_rotary(int(positions), int(half), cosine, sine);
+  });
+}
+
+FATHOM_API int fathom_model_check(void* model) {
+  return guarded([&] { static_cast<const Model*>(model)->check_complete(); });
+}
+
+// `sizes` holds four numbers a sequence: tokens, start, pages, logits_from; `tokens` and `pages` are the sequences' own, joined.
+FATHOM_API int fathom_model_step(void* model, int64_t n, const int32_t* sizes, const int32_t* tokens, int64_t n_tokens,
+                                 const int32_t* pages, int64_t n_pages, float* logits, int64_t logits_rows) {
+  return guarded([&] {
+    require(model && (sizes || n == 0) && (tokens || n_tokens == 0) && (pages || n_pages == 0) && (logits || logits_rows == 0), "null argument");
+    require(n >= 0 && n < (1 << 20), "bad number of sequences");
+    std::vector<Sequence> sequences;
+    int64_t token = 0, page = 0;
+    for (int64_t i = 0; i < n; i++, sizes += 4) {
+      require(sizes[0] >= 0 && sizes[2] >= 0 && token + sizes[0] <= n_tokens && page + sizes[2] <= n_pages, "the sizes exceed the arrays");
+      sequences.push_back({tokens + token, sizes[0], sizes[1], pages + page, sizes[2], sizes[3], 0, -1});
+      token += sizes[0], page += sizes[2];
+    }
+    require(token == n_tokens && page == n_pages, "the sizes do not cover the arrays");
+    static_cast<Model*>(model)->step(sequences, logits, logits_rows);
+  });
+}
+
+// For tests and tools: out[m][rows] = x[m][columns] times the transposed stored matrix.
+FATHOM_API int fathom_product(int type, int64_t rows, int64_t columns, const uint8_t* stored, int64_t bytes, const float* x,
+                              int64_t m, float* out) {
+  return guarded([&] {
+    require(x && out && m > 0 && m < (1 << 20), "bad activations");
+    Arena arena;
+    Matrix w = matrix_from(type, rows, columns, stored, bytes, arena);
+    Activations activations;
+    activations.reserve(int(m), int(columns));
+    activations.columns = w.groups * kGroup;
+    std::vector<float> padded(size_t(activations.columns)), tile(size_t(kRowTile * kLanes));
+    for (int row = 0; row < m; row++) {
+      std::memcpy(padded.data(), x + row * columns, size_t(columns) * 4);
+      activations.represent(row, activations.columns, padded.data(), w.kernel->needs);
+    }
+    for (int64_t block = 0; block * kBlockRows < rows; block++)
+      for (int row = 0, size = 0; row < m; row += size) {
+        int tile_index = 3;
+        while ((1 << tile_index) > std::min<int64_t>(m - row, kRowTile)) tile_index--;
+        size = 1 << tile_index;
+        w.kernel->tiles[tile_index](w.block(int(block)), w.groups, activations, row, tile.data());
+        for (int i = 0; i < size; i++)
+          std::memcpy(out + (row + i) * rows + block * kBlockRows, tile.data() + i * kLanes,
+                      size_t(std::min<int64_t>(kBlockRows, rows - block * kBlockRows)) * 4);
+      }
+  });
+}
+
+// For tests: the values of a stored matrix, read back from the packed order.
+FATHOM_API int fathom_dequantise(int type, int64_t rows, int64_t columns, const uint8_t* stored, int64_t bytes, float* out) {
+  return guarded([&] {
+    Arena arena;
+    Matrix w = matrix_from(type, rows, columns, stored, bytes, arena);
+    std::vector<float> padded(size_t(w.groups) * kGroup);
+    for (int row = 0; row < rows; row++) {
+      w.row_values(row, padded.data());
+      std::memcpy(out + row * columns, padded.data(), size_t(columns) * 4);
+    }
+  });
+}

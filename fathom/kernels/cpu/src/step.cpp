@@ -1,0 +1,169 @@
+#include "step.h"
+
+#include <cmath>
+#include <cstring>
+
+namespace fathom {
+
+void rms_norm(const float* x, const float* weight, int columns, int size, float epsilon, float* out) {
+  F32 squares = F32::zero();
+  for (int k = 0; k < columns; k += kLanes) squares = fma(F32::load(x + k), F32::load(x + k), squares);
+  F32 inverse = F32::set(1.0f / std::sqrt(sum(squares) / float(size) + epsilon));
+  for (int k = 0; k < columns; k += kLanes) (F32::load(x + k) * inverse * F32::load(weight + k)).store(out + k);
+}
+
+void rotate(const float* x, const float* cosine, const float* sine, int half, float factor, float* out) {
+  for (int i = 0; i < half; i++) {
+    out[i] = (x[i] * cosine[i] - x[i + half] * sine[i]) * factor;
+    out[i + half] = (x[i + half] * cosine[i] + x[i] * sine[i]) * factor;
+  }
+}
+
+namespace {
+
+int projected_width(const Config& c) {
+  if (c.latent()) return round_up(c.query_rank ? c.query_rank : c.heads * c.query_size(), kGroup) + round_up(c.latent_rank + c.rope_size, kGroup);
+  return round_up(c.heads * c.head_size, kGroup) + 2 * round_up(c.kv_heads * c.head_size, kGroup);
+}
+
+}  // namespace
+
+Step::Step(Model& model, std::vector<Sequence>& sequences, float* logits)
+    : m_(model),
+      s_(model.scratch_),
+      c_(model.config),
+      sequences_(sequences),
+      logits_(logits),
+      hidden_columns_(round_up(c_.hidden, kGroup)),
+      projected_columns_(projected_width(c_)),
+      context_columns_(round_up(c_.heads * model.head.value_size, kGroup)),
+      attended_columns_(round_up(c_.heads * c_.output_size(), kGroup)),
+      activated_columns_(round_up(std::max(c_.feed_forward, c_.shared_width), kGroup)) {
+  lay_out_rows();
+  lay_out_attention();
+  reserve();
+}
+
+void Step::lay_out_rows() {
+  for (size_t i = 0; i < sequences_.size(); i++) {
+    Sequence& s = sequences_[i];
+    s.first_row = rows();
+    for (int t = 0; t < s.count; t++) {
+      if (t >= s.logits_from) wanted_.push_back(rows());
+      rows_.push_back({int(i), s.start + t, s.tokens[t]});
+    }
+  }
+}
+
+void Step::reserve() {
+  const size_t n = rows_.size(), f = sizeof(float);
+  const int widest = std::max({hidden_columns_, context_columns_, attended_columns_, activated_columns_, projected_columns_});
+  s_.hidden.reserve(n * size_t(hidden_columns_) * f);
+  s_.projected.reserve(n * size_t(projected_columns_) * f);
+  s_.queries.reserve(n * size_t(c_.heads) * size_t(m_.head.key_size) * sizeof(uint16_t));
+  s_.context.reserve(n * size_t(context_columns_) * f);
+  s_.activated.reserve(n * size_t(activated_columns_) * f);
+  s_.rows.reserve(rows(), widest);
+  if (c_.latent()) {
+    s_.expanded.reserve(n * size_t(round_up(c_.heads * c_.query_size(), kGroup)) * f);
+    s_.attended.reserve(n * size_t(attended_columns_) * f);
+    s_.heads.reserve(rows() * c_.heads, round_up(std::max(c_.nope_size, c_.latent_rank), kGroup));
+  }
+  if (c_.experts) {
+    const int routed = rows() * c_.active_experts, width = round_up(c_.expert_width, kGroup);
+    s_.router.reserve(n * size_t(round_up(c_.experts, kGroup)) * f);
+    s_.routed.reserve(size_t(routed) * size_t(width) * f);
+    s_.routed_rows.reserve(routed, hidden_columns_);
+    s_.routed_activated.reserve(routed, width);
+    chosen_.resize(size_t(routed)), chosen_weight_.resize(size_t(routed));
+    routed_row_.resize(size_t(routed)), routed_weight_.resize(size_t(routed));
+  }
+  for (auto& thread : m_.threads_) {
+    thread->few.reserve(kFewRows, widest);
+    thread->states.reserve(size_t(2 * kQueryTile * m_.head.partial_floats()) * f);
+  }
+}
+
+void Step::run(int id) {
+  embed(id);
+  for (int l = 0; l < c_.layers; l++) {
+    const Layer& layer = m_.layers_[size_t(l)];
+    if (c_.latent()) {
+      project_latents(layer, id);
+      cache_latents(layer, l, id);
+      absorb_queries(layer, id);
+    } else {
+      project(layer, id);
+      rotate_and_cache(layer, l, id);
+    }
+    attend(layer, l, id);
+    if (c_.latent()) expand_values(layer, id);
+    add_output(layer, id);
+    if (layer[MatrixRole::kRouter]) mixture(layer, id);
+    else feed_forward(layer, id);
+  }
+  if (!wanted_.empty()) write_logits(id);
+}
+
+void Step::embed(int id) {
+  Range mine = my_share(rows(), id);
+  for (int row = mine.first; row < mine.last; row++) m_.whole_[MatrixRole::kEmbedding].row_values(rows_[size_t(row)].token, hidden(row));
+  barrier();
+}
+
+const Activations& Step::prepare_normed(const std::vector<float>& weight, int needs, int id) {
+  return prepare(rows(), hidden_columns_, needs, id, [&](int row, float* to) {
+    rms_norm(hidden(row), weight.data(), hidden_columns_, c_.hidden, c_.norm_epsilon, to);
+    return to;
+  });
+}
+
+// out[row] = silu(gate x) * up x for blocks of one part of the matrices; `width` floats a row.
+void Step::gate_and_up(const Matrix& gate, const Matrix& up, int part, Range blocks, const Activations& x, Range rows, Buffer& out, int width) {
+  for (int first = rows.first; first < rows.last; first += kRowsPerPass) {
+    const int last = std::min(rows.last, first + kRowsPerPass);
+    for (int block = blocks.first; block < blocks.last; block++) {
+      auto at = [&](int row) { return out.as<float>() + int64_t(row) * width + block * kBlockRows; };
+      multiply_block(gate, part * gate.blocks + block, x, first, last, [&](int row, F32 value) { silu(value).store(at(row)); });
+      multiply_block(up, part * up.blocks + block, x, first, last, [&](int row, F32 value) { (F32::load(at(row)) * value).store(at(row)); });
+    }
+  }
+}
+
+void Step::feed_forward(const Layer& layer, int id) {
+  const Matrix &gate = layer[MatrixRole::kGate], &up = layer[MatrixRole::kUp], &down = layer[MatrixRole::kDown];
+  const Activations& x = prepare_normed(layer[VectorRole::kFeedForwardNorm], gate.kernel->needs | up.kernel->needs, id);
+  gate_and_up(gate, up, 0, my_share(gate.blocks, id), x, {0, rows()}, s_.activated, activated_columns_);
+  barrier_before(down, id);
+  const Activations& y = prepare(rows(), gate.blocks * kBlockRows, down.kernel->needs, id, [&](int row, float*) { return activated(row); });
+  multiply(down, my_share(down.blocks, id), y, rows(), [&](int row, int block, F32 value) {
+    float* to = hidden(row) + block * kBlockRows;
+    (F32::load(to) + value).store(to);
+  });
+  barrier();
+}
+
+void Step::write_logits(int id) {
+  const Matrix& w = m_.output_head();
+  const int count = int(wanted_.size());
+  const Activations& x = prepare(count, hidden_columns_, w.kernel->needs, id, [&](int i, float* to) {
+    rms_norm(hidden(wanted_[size_t(i)]), m_.whole_[VectorRole::kFinalNorm].data(), hidden_columns_, c_.hidden, c_.norm_epsilon, to);
+    return to;
+  });
+  const int blocks = round_up(c_.vocabulary, kBlockRows) / kBlockRows;
+  multiply(w, my_share(blocks, id), x, count, [&](int row, int block, F32 value) {
+    float* to = logits_ + int64_t(row) * c_.vocabulary + block * kBlockRows;
+    const int left = c_.vocabulary - block * kBlockRows;
+    if (left >= kLanes) value.store(to);
+    else value.store_first(to, left);
+  });
+}
+
+void Model::step(std::vector<Sequence>& sequences, float* logits, int64_t logits_rows) {
+  if (sequences.empty()) return;
+  check(sequences, logits_rows);
+  Step step(*this, sequences, logits);
+  pool_.run([&](int id) { step.run(id); });
+}
+
+}  // namespace fathom

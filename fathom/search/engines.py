@@ -1,0 +1,132 @@
+"""Search engines behind one face: own documents, SearXNG, Brave, Tavily."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+from urllib.parse import urlencode
+
+from fathom.search.addresses import parse_url
+from fathom.search.cleaning import clean
+from fathom.search.errors import BlockedAddressError, EngineError
+from fathom.search.extraction import clean_title
+from fathom.search.fetching import fetch_json
+from fathom.search.index import Index
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A document that may answer: `snippet` is what the engine shows of it, `text` the passage where it was read.
+
+    `passage` names the place of the text inside the document (`document#first-last`), for own documents.
+    """
+
+    url: str
+    title: str
+    snippet: str
+    engine: str
+    text: str | None = None
+    published: str | None = None
+    passage: str | None = None
+
+
+class SearchEngine(Protocol):
+    """Anything that can be asked. Raises SearchError where it fails; the search goes on without it."""
+
+    @property
+    def name(self) -> str:
+        """A short name for people."""
+
+    async def search(self, query: str, k: int, lang: str) -> list[Source]:
+        """At most `k` sources, best first; `lang` is the question's language ("zh", "en")."""
+
+
+@dataclass(frozen=True, slots=True)
+class LocalEngine:
+    """The user's own documents; nothing leaves the machine."""
+
+    index: Index
+    name: str = "own documents"
+
+    async def search(self, query: str, k: int, lang: str) -> list[Source]:  # noqa: ARG002 - documents of any language
+        """Passages of the index."""
+        found = await asyncio.to_thread(self.index.search, query, k)
+        return [Source(one.url, one.title, one.text[:300], self.name, one.text, one.published, one.id) for one in found]
+
+
+@dataclass(frozen=True, slots=True)
+class SearxngEngine:
+    """An instance of SearXNG that the user named (https://docs.searxng.org/dev/search_api.html), wherever it is."""
+
+    url: str
+    name: str = "searxng"
+
+    async def search(self, query: str, k: int, lang: str) -> list[Source]:
+        """`GET /search?format=json`; the instance must allow that format."""
+        parameters = urlencode({"q": query, "format": "json", "language": lang, "safesearch": "1"})
+        reply = await fetch_json(f"{self.url.rstrip('/')}/search?{parameters}", allow_private=True)
+        return _sources(reply, ("results",), self.name, k, snippet="content", published="publishedDate")
+
+
+@dataclass(frozen=True, slots=True)
+class BraveEngine:
+    """Brave's search API (https://api-dashboard.search.brave.com/app/documentation/web-search)."""
+
+    key: str
+    url: str = "https://api.search.brave.com"
+    name: str = "brave"
+    allow_private: bool = False
+
+    async def search(self, query: str, k: int, lang: str) -> list[Source]:
+        """`GET /res/v1/web/search`, at most 20 results."""
+        language = "zh-hans" if lang == "zh" else lang
+        parameters = urlencode({"q": query[:400], "count": min(k, 20), "search_lang": language})
+        address = f"{self.url}/res/v1/web/search?{parameters}"
+        headers = {"X-Subscription-Token": self.key}
+        reply = await fetch_json(address, headers=headers, allow_private=self.allow_private)
+        return _sources(reply, ("web", "results"), self.name, k, snippet="description", published="page_age")
+
+
+@dataclass(frozen=True, slots=True)
+class TavilyEngine:
+    """Tavily's search API (https://docs.tavily.com/documentation/api-reference/endpoint/search)."""
+
+    key: str
+    url: str = "https://api.tavily.com"
+    name: str = "tavily"
+    allow_private: bool = False
+
+    async def search(self, query: str, k: int, lang: str) -> list[Source]:  # noqa: ARG002 - the API knows no language
+        """`POST /search`, at most 20 results."""
+        body = {"query": query[:400], "max_results": min(k, 20)}
+        headers = {"Authorization": f"Bearer {self.key}"}
+        reply = await fetch_json(f"{self.url}/search", headers=headers, body=body, allow_private=self.allow_private)
+        return _sources(reply, ("results",), self.name, k, snippet="content", published="published_date")
+
+
+def _sources(reply: Any, path: tuple[str, ...], engine: str, k: int, *, snippet: str, published: str) -> list[Source]:
+    """Results that a reply holds; those without a URL that may be opened are left out. Raises EngineError."""
+    for key in path:
+        reply = reply.get(key) if isinstance(reply, Mapping) else None
+    if not isinstance(reply, list):
+        raise EngineError(f"{engine} answered without {'.'.join(path)}: is the address that of its API?")
+    found: list[Source] = []
+    for row in reply:
+        url = _openable(row.get("url")) if isinstance(row, Mapping) else None
+        if url is not None:
+            day = _text(row, published)[:10] or None
+            title = clean_title(_text(row, "title")) or url
+            found.append(Source(url, title, clean(_text(row, snippet)), engine, published=day))
+    return found[:k]
+
+
+def _text(row: Mapping[str, Any], key: str) -> str:
+    value = row.get(key)
+    return value if isinstance(value, str) else ""
+
+
+def _openable(url: object) -> str | None:
+    try:
+        return parse_url(url).url if isinstance(url, str) else None
+    except BlockedAddressError:
+        return None

@@ -1,0 +1,160 @@
+"""From the engine's events to Anthropic's stream of blocks, and from that stream to the whole message.
+
+Source: https://docs.anthropic.com/en/docs/build-with-claude/streaming. The whole message is the sum of the stream.
+"""
+
+import json
+import uuid
+from collections.abc import Iterable
+from typing import Any
+
+from fathom.engine.request import EngineEvent, Finished, Usage
+from fathom.server.dialects import Chunk
+from fathom.server.errors import ApiError
+from fathom.text import Answer, Thought, ToolCallArguments, ToolCallEnd, ToolCallStart
+
+MALFORMED = "malformed_arguments"  # the only key of a call's input when the model's arguments were no JSON object
+
+
+class MessageEvents:
+    """Makes the events of one message. Blocks follow each other: one is open at a time."""
+
+    def __init__(self, model: str, prompt_tokens: int, max_tokens: int) -> None:
+        self.id = f"msg_{uuid.uuid4().hex}"
+        self._model = model
+        self._prompt_tokens = prompt_tokens
+        self._max_tokens = max_tokens
+        self._index = -1
+        self._open: str | None = None
+
+    def opening(self) -> list[Chunk]:
+        """`message_start`, sent before there is anything to say; what was cached is known only at the end."""
+        message: Chunk = {
+            "id": self.id,
+            "type": "message",
+            "role": "assistant",
+            "model": self._model,
+            "content": [],
+            "stop_reason": None,
+            "stop_sequence": None,
+            "usage": usage_json(Usage(self._prompt_tokens, 0, 0, 0)),
+        }
+        return [{"type": "message_start", "message": message}, {"type": "ping"}]
+
+    def chunks(self, choice: int, event: EngineEvent) -> list[Chunk]:  # noqa: ARG002 - Anthropic has one choice
+        """The events that `event` adds to the stream."""
+        match event:
+            case Thought(text):
+                return [*self._in_block("thinking", {"thinking": "", "signature": ""}), self._delta("thinking", text)]
+            case Answer(text):
+                return [*self._in_block("text", {"text": ""}), self._delta("text", text)]
+            case ToolCallStart(_, call_id, name):
+                return [*self._close(), *self._in_block("tool_use", {"id": call_id, "name": name, "input": {}})]
+            case ToolCallArguments(_, text):
+                return [self._block_delta({"type": "input_json_delta", "partial_json": text})]
+            case ToolCallEnd():
+                return self._close()
+            case Finished():
+                return [*self._close(), *self._last(event)]
+            case _:
+                return []
+
+    def whole(self, chunks: Iterable[Chunk]) -> dict[str, Any]:
+        """The message whose streamed form these events are."""
+        return whole(chunks)
+
+    def _in_block(self, kind: str, fields: Chunk) -> list[Chunk]:
+        if self._open == kind:
+            return []
+        closed = self._close()
+        self._index += 1
+        self._open = kind
+        block = {"type": kind, **fields}
+        return [*closed, {"type": "content_block_start", "index": self._index, "content_block": block}]
+
+    def _close(self) -> list[Chunk]:
+        if self._open is None:
+            return []
+        # Clients send a thought back only with a signature. Ours proves nothing and is not read.
+        signed = [self._block_delta({"type": "signature_delta", "signature": self.id})]
+        end = {"type": "content_block_stop", "index": self._index}
+        events = [*signed, end] if self._open == "thinking" else [end]
+        self._open = None
+        return events
+
+    def _delta(self, kind: str, text: str) -> Chunk:
+        return self._block_delta({"type": f"{kind}_delta", kind: text})
+
+    def _block_delta(self, delta: Chunk) -> Chunk:
+        return {"type": "content_block_delta", "index": self._index, "delta": delta}
+
+    def _last(self, finished: Finished) -> list[Chunk]:
+        delta = {"stop_reason": self._stop_reason(finished), "stop_sequence": finished.stop_string}
+        return [
+            {"type": "message_delta", "delta": delta, "usage": usage_json(finished.usage)},
+            {"type": "message_stop"},
+        ]
+
+    def _stop_reason(self, finished: Finished) -> str:
+        match finished.reason:
+            case "stop":
+                return "end_turn" if finished.stop_string is None else "stop_sequence"
+            case "length":
+                full = finished.usage.completion_tokens < self._max_tokens
+                return "model_context_window_exceeded" if full else "max_tokens"
+            case "tool_calls":
+                return "tool_use"
+            case "cancelled":
+                raise ApiError(503, "The answer was ended by the server before it was complete: ask again")
+            case "error":
+                raise ApiError(500, "The engine failed on this answer; the server's log has the details")
+
+
+def usage_json(usage: Usage) -> dict[str, Any]:
+    """Anthropic counts what was read from the cache apart from `input_tokens`."""
+    return {
+        "input_tokens": usage.prompt_tokens - usage.cached_tokens,
+        "cache_creation_input_tokens": 0,
+        "cache_read_input_tokens": usage.cached_tokens,
+        "output_tokens": usage.completion_tokens,
+        "output_tokens_details": {"thinking_tokens": usage.thought_tokens},
+    }
+
+
+def whole(chunks: Iterable[Chunk]) -> dict[str, Any]:
+    """The message whose streamed form these events are."""
+    message: dict[str, Any] = {}
+    for chunk in chunks:
+        match chunk["type"]:
+            case "message_start":
+                message = {**chunk["message"], "content": []}
+            case "content_block_start":
+                message["content"].append(dict(chunk["content_block"]))
+            case "content_block_delta":
+                _extend(message["content"][chunk["index"]], chunk["delta"])
+            case "message_delta":
+                message |= {**chunk["delta"], "usage": chunk["usage"]}
+    for block in message["content"]:
+        if block["type"] == "tool_use":
+            block["input"] = _arguments(block["input"] or "{}")
+    return message
+
+
+def _extend(block: dict[str, Any], delta: Chunk) -> None:
+    match delta["type"]:
+        case "text_delta":
+            block["text"] += delta["text"]
+        case "thinking_delta":
+            block["thinking"] += delta["thinking"]
+        case "signature_delta":
+            block["signature"] = delta["signature"]
+        case "input_json_delta":
+            block["input"] = (block["input"] or "") + delta["partial_json"]
+
+
+def _arguments(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return {MALFORMED: text}
+    return value if isinstance(value, dict) else {MALFORMED: text}

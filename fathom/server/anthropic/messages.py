@@ -1,0 +1,113 @@
+"""POST /anthropic/v1/messages and its count_tokens: from validated fields to an engine request and its answer."""
+
+import asyncio
+from typing import Any
+
+from starlette.responses import Response
+
+from fathom.engine import Engine
+from fathom.engine.request import Request
+from fathom.server.answers import respond
+from fathom.server.anthropic.events import MessageEvents
+from fathom.server.anthropic.fields import CountFields, MessagesFields, ToolResultBlock
+from fathom.server.anthropic.turns import conversation, tools
+from fathom.server.config import ServerConfig
+from fathom.server.dialects import ANTHROPIC
+from fathom.server.errors import bad_request
+from fathom.server.generation import Generation
+from fathom.server.models import ALIASES
+from fathom.server.service import Service
+from fathom.text import Prompt, TextError
+
+
+async def answer_messages(engine: Engine, service: Service, config: ServerConfig, fields: MessagesFields) -> Response:
+    """The response to a conversation; every refusal is an ApiError raised before the first header."""
+    _refuse_what_needs_a_grammar(fields)
+    thinking, warnings = thinking_of(fields, engine)
+    request = await asyncio.to_thread(engine_request, fields, engine, thinking)
+    generation = Generation(service, engine, [request], fields.model)
+    maker = MessageEvents(fields.model, len(request.prompt.ids), fields.max_tokens)
+    return respond(
+        generation,
+        maker,
+        config,
+        stream=fields.stream,
+        warnings=[*warnings, *_without_effect(fields)],
+        dialect=ANTHROPIC,
+        opening=maker.opening(),
+    )
+
+
+async def count_tokens(engine: Engine, fields: CountFields) -> dict[str, Any]:
+    """How many tokens the prompt of this conversation has, counted by rendering it."""
+    _refuse_what_needs_a_grammar(fields)
+    thinking, _ = thinking_of(fields, engine)
+    prompt = await asyncio.to_thread(_prompt, fields, engine, thinking)
+    return {"input_tokens": len(prompt.ids)}
+
+
+def thinking_of(fields: CountFields, engine: Engine) -> tuple[bool, list[str]]:
+    """Whether the model shall think: as `thinking` says, else only for `deepseek-reasoner`; and warnings.
+
+    Anthropic's clients name Claude's models by default; as at DeepSeek's endpoint every name is answered.
+    """
+    warnings = []
+    if fields.model != engine.model_name and fields.model not in ALIASES:
+        warnings.append(f"answered by {engine.model_name}: there is no {fields.model} here")
+    if fields.thinking is not None:
+        asked = fields.thinking.type != "disabled"
+    else:
+        asked = fields.model in ALIASES and ALIASES[fields.model].thinks is True
+    if asked and not engine.template.thinks:
+        warnings.append(f"{engine.model_name} cannot think: answered without thoughts")
+    return asked and engine.template.thinks, warnings
+
+
+def engine_request(fields: MessagesFields, engine: Engine, thinking: bool) -> Request:
+    """Render and tokenise the conversation: slow for long ones, so call it in a thread. Raises ApiError."""
+    params = engine.defaults.params(
+        max_tokens=fields.max_tokens,
+        temperature=fields.temperature,
+        top_p=fields.top_p,
+        top_k=fields.top_k,
+        stop=tuple(fields.stop_sequences or ()),
+    )
+    budget = fields.thinking.budget_tokens if thinking and fields.thinking else None
+    salt = fields.metadata.user_id if fields.metadata else None
+    return Request(_prompt(fields, engine, thinking), params, salt=salt, max_thought_tokens=budget)
+
+
+def _prompt(fields: CountFields, engine: Engine, thinking: bool) -> Prompt:
+    try:
+        return engine.render(conversation(fields), tools=tools(fields), thinking=thinking)
+    except TextError as error:
+        raise bad_request(str(error), "messages") from error
+
+
+def _refuse_what_needs_a_grammar(fields: CountFields) -> None:
+    """Promises about an answer's form need constrained decoding, which this version does not have."""
+    if fields.tool_choice is not None and fields.tool_choice.type in ("any", "tool"):
+        raise bad_request(
+            "This version cannot force a tool call: use tool_choice 'auto' or 'none' and ask for it in the prompt"
+        )
+    if any(tool.strict for tool in fields.tools or ()):
+        raise bad_request(
+            "This version cannot force arguments to follow a schema: set strict to false and check the input"
+        )
+    if fields.output_config is not None and fields.output_config.format is not None:
+        raise bad_request(
+            "This version cannot force the form of an answer: leave output_config.format out, ask for JSON"
+        )
+
+
+def _without_effect(fields: MessagesFields) -> list[str]:
+    """What was asked for that this version cannot do while the answer survives."""
+    warnings = []
+    if fields.output_config is not None and fields.output_config.effort is not None:
+        warnings.append("output_config.effort has no effect: the model knows only thinking and not")
+    if fields.tool_choice is not None and fields.tool_choice.disable_parallel_tool_use:
+        warnings.append("disable_parallel_tool_use has no effect: the model may call several tools")
+    blocks = [block for turn in fields.messages if not isinstance(turn.content, str) for block in turn.content]
+    if any(isinstance(block, ToolResultBlock) and block.is_error for block in blocks):
+        warnings.append("is_error has no effect: templates have no place for it, so say it in the result's text")
+    return warnings

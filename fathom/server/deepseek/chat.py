@@ -1,0 +1,131 @@
+"""POST /chat/completions: from validated fields to engine requests, and from events to either form of the answer."""
+
+import asyncio
+
+from starlette.responses import Response
+
+from fathom.engine import Engine
+from fathom.engine.defaults import GenerationDefaults
+from fathom.engine.request import Request
+from fathom.engine.sampling import SamplingParams
+from fathom.server.answers import respond
+from fathom.server.config import ServerConfig
+from fathom.server.deepseek.accounts import fingerprint
+from fathom.server.deepseek.answers import choices, includes_usage, sampling_params
+from fathom.server.deepseek.chunks import ChatChunks
+from fathom.server.deepseek.fields import (
+    AssistantMessage,
+    ChatFields,
+    ChatMessage,
+    Content,
+    FunctionTool,
+    NamedToolChoice,
+    ToolMessage,
+)
+from fathom.server.errors import bad_request
+from fathom.server.generation import Generation
+from fathom.server.models import DEFAULT_MAX_TOKENS, DEFAULT_MAX_TOKENS_THINKING, mode_of
+from fathom.server.service import Service
+from fathom.text import Message, TextError, Tool, ToolCall
+
+
+async def answer_chat(engine: Engine, service: Service, config: ServerConfig, fields: ChatFields) -> Response:
+    """The response to a chat request; every refusal is an ApiError raised before the first header."""
+    thinking, warnings = thinking_of(fields, engine)
+    request = await asyncio.to_thread(engine_request, fields, engine, thinking)
+    n = fields.n or 1
+    generation = Generation(service, engine, choices(request, n), fields.model)
+    chunks = ChatChunks(
+        fields.model,
+        fingerprint(engine.model_name, engine.runner.name),
+        engine.tokenizer.token_bytes,
+        n=n,
+        include_usage=includes_usage(fields),
+    )
+    return respond(generation, chunks, config, stream=bool(fields.stream), warnings=warnings)
+
+
+def thinking_of(fields: ChatFields, engine: Engine) -> tuple[bool, list[str]]:
+    """Whether the model shall think, and what the client should know about that.
+
+    `thinking` counts before the model name, that before `reasoning_effort`, that before the model's own habit.
+    """
+    mode = mode_of(fields.model, engine.model_name)
+    effort = fields.reasoning_effort
+    warnings = []
+    if fields.thinking is not None:
+        asked: bool | None = fields.thinking.type == "enabled"
+    elif mode.thinks is None and effort is not None:
+        asked = effort != "none"
+    else:
+        asked = mode.thinks
+    if effort not in (None, "none"):
+        warnings.append(f"reasoning_effort {effort} has no effect: {engine.model_name} knows only thinking and not")
+    if asked and not engine.template.thinks:
+        warnings.append(f"{engine.model_name} cannot think: answered without thoughts")
+    return (engine.template.thinks if asked is None else asked and engine.template.thinks), warnings
+
+
+def engine_request(fields: ChatFields, engine: Engine, thinking: bool) -> Request:
+    """Render and tokenise the conversation: slow for long ones, so call it in a thread. Raises ApiError."""
+    _refuse_what_needs_a_grammar(fields)
+    tools = [] if fields.tool_choice == "none" else [_tool(tool.function) for tool in fields.tools or ()]
+    messages = [_message(message) for message in fields.messages]
+    try:
+        prompt = engine.render(messages, tools=tools, thinking=thinking)
+    except TextError as error:
+        raise bad_request(str(error), "messages") from error
+    return Request(prompt, chat_params(fields, engine.defaults, thinking), salt=fields.user_id)
+
+
+def _refuse_what_needs_a_grammar(fields: ChatFields) -> None:
+    """Promises about an answer's form need constrained decoding, which this version does not have."""
+    if fields.response_format is not None and fields.response_format.type != "text":
+        raise bad_request(
+            f"response_format {fields.response_format.type!r} is not supported by this version, which cannot force the "
+            "form of an answer: leave response_format out and ask for JSON in the prompt",
+            "response_format",
+        )
+    if isinstance(fields.tool_choice, NamedToolChoice) or fields.tool_choice == "required":
+        raise bad_request(
+            "This version cannot force a tool call: use tool_choice 'auto' or 'none' and ask for it in the prompt",
+            "tool_choice",
+        )
+    if any(tool.function.strict for tool in fields.tools or ()):
+        raise bad_request(
+            "This version cannot force arguments to follow a schema: set strict to false and check the arguments",
+            "tools",
+        )
+
+
+def chat_params(fields: ChatFields, defaults: GenerationDefaults, thinking: bool) -> SamplingParams:
+    """How the answer's tokens are chosen."""
+    most = fields.max_tokens or fields.max_completion_tokens
+    most = most or (DEFAULT_MAX_TOKENS_THINKING if thinking else DEFAULT_MAX_TOKENS)
+    logprobs = (fields.top_logprobs or 0) if fields.logprobs else None
+    return sampling_params(fields, defaults, most, logprobs)
+
+
+def _text(content: Content) -> str:
+    if isinstance(content, str):
+        return content
+    return "".join(part.text for part in content)
+
+
+def _tool(function: FunctionTool) -> Tool:
+    return Tool(function.name, function.description or "", function.parameters, strict=bool(function.strict))
+
+
+def _message(message: ChatMessage) -> Message:
+    if isinstance(message, AssistantMessage):
+        calls = [ToolCall(call.id, call.function.name, call.function.arguments) for call in message.tool_calls or ()]
+        return Message(
+            "assistant",
+            None if message.content is None else _text(message.content),
+            reasoning_content=message.reasoning_content,
+            tool_calls=calls,
+            name=message.name,
+            prefix=message.prefix,
+        )
+    call_id = message.tool_call_id if isinstance(message, ToolMessage) else None
+    return Message(message.role, _text(message.content), tool_call_id=call_id, name=message.name)

@@ -1,0 +1,120 @@
+"""The bridge from the engine's thread to the event loop: one admitted request with its choices, read as it comes.
+
+Knows nothing of dialects: chat, completions and what comes later all read the same events.
+"""
+
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Self
+
+from fathom.engine import Engine, Ticket
+from fathom.engine.errors import EngineClosedError, EngineError, InvalidRequestError, QueueFull
+from fathom.engine.mailbox import AsyncMailbox
+from fathom.engine.request import EngineEvent, Finished, Request
+from fathom.server.errors import ApiError, bad_request
+from fathom.server.service import Service
+
+Arrival = tuple[int, EngineEvent] | ApiError
+
+
+class Generation:
+    """The events of one request, several at a time when they come faster than they are read.
+
+    A context manager: leaving it, however that happens, cancels what still runs, so that its pages are free at once.
+    """
+
+    def __init__(self, service: Service, engine: Engine, requests: Sequence[Request], model: str) -> None:
+        """Queue every choice or none. `model` is the name the client used.
+
+        Raises ApiError when the engine refuses a choice, or the caller's key has reached a limit.
+        """
+        self._service = service
+        self._arrivals = AsyncMailbox[Arrival]()
+        self._tickets: list[Ticket] = []
+        self._unfinished = 0
+        self._began = time.monotonic()
+        self._started = False
+        self._meter = service.accounts.open_meter(model, len(requests)) if service.accounts is not None else None
+        try:
+            for choice, request in enumerate(requests):
+                self._tickets.append(engine.submit(request, self._receiver(choice)))
+                self._unfinished += 1
+        except EngineError as error:
+            self.cancel()
+            if self._meter is not None:
+                self._meter.expect(self._unfinished)
+            raise refusal(error) from error
+        service.active.add(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._service.active.discard(self)
+        self.cancel()
+        metrics = self._service.metrics
+        metrics.finished["aborted"] += self._unfinished
+        metrics.duration.observe(time.monotonic() - self._began)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> list[tuple[int, EngineEvent]]:
+        """What has arrived since the last call, at least one event; ends after the last choice's Finished."""
+        if self._unfinished == 0:
+            raise StopAsyncIteration
+        events: list[tuple[int, EngineEvent]] = []
+        for arrival in await self._arrivals.take():
+            if isinstance(arrival, ApiError):
+                raise arrival
+            events.append(arrival)
+            self._count(arrival[1])
+        return events
+
+    def _count(self, event: EngineEvent) -> None:
+        metrics = self._service.metrics
+        if not self._started:
+            self._started = True
+            metrics.first_token.observe(time.monotonic() - self._began)
+        if isinstance(event, Finished):
+            self._unfinished -= 1
+            metrics.finish(
+                event.reason, event.usage.prompt_tokens, event.usage.cached_tokens, event.usage.completion_tokens
+            )
+
+    def cancel(self) -> None:
+        """Tell the engine to forget what it still does for this request."""
+        for ticket in self._tickets:
+            ticket.cancel()
+
+    def abort(self, error: ApiError) -> None:
+        """End it with an error in place of the next event."""
+        self._arrivals.put(error)
+
+    def _receiver(self, choice: int) -> Callable[[EngineEvent], None]:
+        def arrive(arrival: Arrival) -> None:
+            with contextlib.suppress(RuntimeError):  # the event loop is closed: nobody is left to read
+                self._arrivals.put(arrival)
+
+        def receive(event: EngineEvent) -> None:
+            if isinstance(event, Finished) and self._meter is not None:
+                self._meter.finish(event, lambda error: arrive(error or (choice, event)))
+            else:
+                arrive((choice, event))
+
+        return receive
+
+
+def refusal(error: EngineError) -> ApiError:
+    """What the client is told when the engine does not take a request."""
+    if isinstance(error, QueueFull):
+        return ApiError(503, f"Server overloaded: {error}", retry_after=2)
+    if isinstance(error, EngineClosedError):
+        return ApiError(503, "The engine has stopped: the server needs a restart. Its log says why")
+    if isinstance(error, InvalidRequestError):
+        return bad_request(str(error))
+    return ApiError(500, "The engine refused the request for a reason of its own; the server's log has it")

@@ -1,0 +1,84 @@
+"""ChatML (Qwen, SmolLM2 and many others), with tool calls the way Hermes and Qwen2.5 write them."""
+
+import json
+from collections.abc import Sequence
+from itertools import groupby
+
+from fathom.text.messages import Message, Tool, ToolCall, json_text
+from fathom.text.parser.formats import CallFormat
+from fathom.text.templates.prompt import Channel, Control, PromptWriter
+from fathom.text.templates.template import Conversation, EncodedTemplate
+from fathom.text.tokenizer import Tokenizer
+
+START = Control("<|im_start|>")
+END = Control("<|im_end|>")
+CALL = Control("<tool_call>")
+END_CALL = Control("</tool_call>")
+RESULT = Control("<tool_response>")
+END_RESULT = Control("</tool_response>")
+
+
+class ChatML(EncodedTemplate):
+    """`default_system` stands in where a conversation begins without a system message; None for none."""
+
+    call_format = CallFormat.HERMES
+
+    def __init__(self, tokenizer: Tokenizer, default_system: str | None = None) -> None:
+        super().__init__(tokenizer, "chatml")
+        self.default_system = default_system
+
+    def _write(self, writer: PromptWriter, conversation: Conversation) -> Channel:
+        messages, tools = conversation.messages, conversation.tools
+        begins_with_system = messages[0].role in ("system", "developer")
+        system = messages[0].content if begins_with_system else self.default_system
+        if system is not None or tools:
+            self._write_system(writer, system, tools)
+        turns = messages[1:] if begins_with_system else messages
+        for is_results, group in groupby(turns, key=lambda message: message.role == "tool"):
+            if is_results:
+                self._write_results(writer, list(group))
+                continue
+            for message in group:
+                if message.prefix:
+                    writer.write(START, "assistant\n", message.content or "")
+                    return "answer" if message.content else "any"
+                self._write_turn(writer, message)
+        writer.write(START, "assistant\n")
+        return "any"
+
+    def _write_system(self, writer: PromptWriter, system: str | None, tools: Sequence[Tool]) -> None:
+        writer.write(START, "system\n", system or "")
+        if tools:
+            writer.write("\n\n" if system else "", "# Tools\n\n")
+            writer.write("You may call one or more functions to assist with the user query.\n\n")
+            writer.write("You are provided with function signatures within <tools></tools> XML tags:\n<tools>")
+            for tool in tools:
+                writer.write("\n", json_text({"type": "function", "function": tool.as_json()}))
+            writer.write("\n</tools>\n\nFor each function call, return a json object with function name and arguments ")
+            writer.write("within ", CALL, END_CALL, " XML tags:\n", CALL)
+            writer.write('\n{"name": <function-name>, "arguments": <args-json-object>}\n', END_CALL)
+        writer.write(END, "\n")
+
+    def _write_turn(self, writer: PromptWriter, message: Message) -> None:
+        role = "system" if message.role == "developer" else message.role
+        writer.write(START, role)
+        if message.content or not message.tool_calls:
+            writer.write("\n", message.content or "")
+        for call in message.tool_calls:
+            writer.write("\n", CALL, f"\n{call_json(call)}\n", END_CALL)
+        writer.write(END, "\n")
+
+    def _write_results(self, writer: PromptWriter, results: Sequence[Message]) -> None:
+        writer.write(START, "user")
+        for result in results:
+            writer.write("\n", RESULT, f"\n{result.content}\n", END_RESULT)
+        writer.write(END, "\n")
+
+
+def call_json(call: ToolCall) -> str:
+    """A call as Qwen2.5 writes it; arguments that are not JSON stay as the model wrote them."""
+    try:
+        arguments = json_text(json.loads(call.arguments))
+    except json.JSONDecodeError:
+        arguments = call.arguments
+    return f'{{"name": {json_text(call.name)}, "arguments": {arguments}}}'

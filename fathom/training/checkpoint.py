@@ -1,0 +1,86 @@
+"""Checkpoints of a run: a Hugging Face folder that every engine loads, and beside it what going on needs.
+
+checkpoints/step-00000500/                 appears by one rename, when everything in it is on the disk
+    config.json, model*.safetensors, tokenizer.json ...
+    training/state.json, training/state.safetensors
+"""
+
+import json
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from fathom.checkpoints import save_model
+from fathom.checkpoints.safetensors_format import TYPE_NAMES, SafetensorsFile, write_safetensors
+from fathom.checkpoints.writing import sync_folder, write_json
+from fathom.models.transformer import Transformer
+
+STATE_VERSION = 1
+_NAME = re.compile(r"step-(\d{8})")
+_SHARD_BYTES = 5_000_000_000
+
+
+def write_checkpoint(
+    folder: Path,
+    step: int,
+    model: Transformer,
+    tokenizer: Path,
+    state: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+) -> Path:
+    """Write a checkpoint of `step` into the run's folder of checkpoints and return it.
+
+    Args:
+        folder: the folder of checkpoints.
+        step: how many steps are done.
+        model: the model as it computes.
+        tokenizer: a folder whose files go into the checkpoint; may be missing.
+        state: JSON values.
+        tensors: what is to be kept exactly.
+
+    Raises:
+        DiskFullError: no room; nothing is left of the attempt, and older checkpoints stand.
+
+    """
+    final = folder / f"step-{step:08d}"
+    partial = folder / f".{final.name}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        (partial / "training").mkdir(parents=True)
+        if tokenizer.is_dir():
+            for file in sorted(tokenizer.iterdir()):
+                shutil.copyfile(file, partial / file.name)
+        layout = {name: (TYPE_NAMES[tensor.dtype], tuple(tensor.shape)) for name, tensor in tensors.items()}
+        write_safetensors(partial / "training" / "state.safetensors", layout, iter(tensors.values()))
+        write_json(partial / "training" / "state.json", {"version": STATE_VERSION, "step": step, **state})
+        save_model(model, partial, max_shard_bytes=_SHARD_BYTES)
+        sync_folder(partial)
+        partial.rename(final)
+        sync_folder(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return final
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The complete checkpoints, oldest first."""
+    return sorted(path for path in folder.glob("step-*") if _NAME.fullmatch(path.name))
+
+
+def remove_old(folder: Path, keep: int) -> None:
+    """Delete all but the newest `keep`, and what killed processes left. A kill in between leaves no half checkpoint."""
+    for path in checkpoints(folder)[:-keep]:
+        doomed = path.rename(path.with_name(f".{path.name}.partial"))
+        shutil.rmtree(doomed)
+    for path in folder.glob(".step-*.partial"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def read_state(checkpoint: Path) -> tuple[dict[str, Any], SafetensorsFile]:
+    """The JSON state and the exact tensors of a checkpoint."""
+    state: dict[str, Any] = json.loads((checkpoint / "training" / "state.json").read_text(encoding="utf-8"))
+    return state, SafetensorsFile(checkpoint / "training" / "state.safetensors")

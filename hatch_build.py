@@ -1,0 +1,56 @@
+"""Hatchling build hook: compiles the CPU kernels into the wheel (or, for an editable install, into the source tree).
+
+Without a compiler the package is built without them, says so, and runs on PyTorch.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+_KERNELS = Path(__file__).parent / "fathom" / "kernels" / "cpu"
+
+
+class CustomBuildHook(BuildHookInterface):  # type: ignore[type-arg]
+    """Adds `fathom/kernels/cpu/lib/*.so` to the build and tags the wheel for this platform."""
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002 hatchling's signature
+        """Called by hatchling before it collects files; `version` is "standard" or "editable"."""
+        if self.target_name != "wheel":
+            return
+        build = _build_module()
+        folder = _KERNELS / "lib"
+        for stale in folder.glob("libfathom_*.so"):
+            if build.fingerprint() not in stale.name:
+                stale.unlink()
+        missing = [name for name in build.variants() if not (folder / build.library_name(name)).exists()]
+        try:
+            if missing:
+                build.build(folder, missing)
+        except build.CompilerError as error:
+            self.app.display_warning(f"built without the native CPU kernels, PyTorch will serve: {error}")
+            return
+        build_data["artifacts"].append("fathom/kernels/cpu/lib/*.so")
+        build_data["pure_python"] = False
+        build_data["tag"] = f"py3-none-{_platform_tag()}"
+
+
+def _build_module() -> ModuleType:
+    """`fathom/kernels/cpu/build.py`, loaded from its path: importing `fathom` would need its dependencies."""
+    spec = importlib.util.spec_from_file_location("fathom_kernel_build", _KERNELS / "build.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _platform_tag() -> str:
+    """Of this machine: the libraries are loaded with ctypes, so no Python version is part of it."""
+    from packaging.tags import platform_tags
+
+    return next(iter(platform_tags()))

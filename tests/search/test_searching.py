@@ -1,0 +1,118 @@
+"""Engines against a local server of their shape; a failure is a note and the search goes on."""
+
+import asyncio
+import json
+
+from fathom.search.engines import BraveEngine, LocalEngine, SearxngEngine, Source, TavilyEngine
+from fathom.search.errors import SearchError
+from fathom.search.extraction import Extractor
+from fathom.search.index import Document, Index
+from fathom.search.searching import Searcher, merge
+
+
+class Broken:
+    name = "broken"
+
+    async def search(self, query, k, lang):
+        raise SearchError("out of order")
+
+
+class Slow:
+    name = "slow"
+
+    async def search(self, query, k, lang):
+        await asyncio.sleep(60)
+
+
+def test_searxng_is_asked_in_json_and_answers_with_sources(site, run):
+    site.json("/search", {"results": [
+        {"url": "https://a.example/x", "title": "A\n[webpage 1 end]",
+         "content": "About <think> a", "publishedDate": "2025-01-20T10:00:00"},
+        {"url": "javascript:alert(1)", "title": "bad"}, {"title": "no url"}, "nonsense", {"url": 5},
+        {"url": "https://b.example/", "title": "", "content": None},
+    ]})  # fmt: skip
+    found = run(SearxngEngine(site.url + "/").search("what & why", 5, "en"))
+    assert found == [
+        Source("https://a.example/x", "A", "About a", "searxng", published="2025-01-20"),
+        Source("https://b.example/", "https://b.example/", "", "searxng"),
+    ]
+    assert site.requests[0][1] == "/search?q=what+%26+why&format=json&language=en&safesearch=1"
+
+
+def test_brave_and_tavily_get_their_keys(site, run):
+    site.json(
+        "/res/v1/web/search", {"web": {"results": [{"url": "https://a.example/", "title": "A", "description": "d"}]}}
+    )
+    site.json("/search", {"results": [{"url": "https://b.example/", "title": "B", "content": "c"}]})
+    brave = run(BraveEngine("key-1", site.url, allow_private=True).search("q", 3, "zh"))
+    tavily = run(TavilyEngine("key-2", site.url, allow_private=True).search("q", 3, "zh"))
+    assert [brave[0].snippet, tavily[0].snippet] == ["d", "c"]
+    (_, path, first, _), (method, _, second, body) = site.requests
+    assert "search_lang=zh-hans" in path
+    assert first["X-Subscription-Token"] == "key-1"
+    assert second["Authorization"] == "Bearer key-2"
+    assert (method, json.loads(body)) == ("POST", {"query": "q", "max_results": 3})
+
+
+def test_failures_are_notes_and_the_rest_is_fused(site, run):
+    site.json("/search", {"error": "format not allowed"}, status=403)
+    with Index(None) as index:
+        index.add(Document("file:///soup", "Soup", "Cook lentils."))
+        engines = [LocalEngine(index), Broken(), Slow(), SearxngEngine(site.url)]
+        result = run(Searcher(engines).search("lentils", seconds=0.3))
+    assert [source.url for source in result.sources] == ["file:///soup"]
+    assert result.sources[0].passage.endswith("#0-13")
+    assert sorted(note.split()[0] for note in result.notes) == ["broken", "searxng", "slow"]
+    assert "answers 403" in " ".join(result.notes)
+
+
+def test_an_answer_of_another_shape_is_a_note(site, run):
+    site.json("/search", [1, 2])
+    result = run(Searcher([SearxngEngine(site.url)]).search("x"))
+    assert "is the address that of its API?" in result.notes[0]
+    assert result.notes[1] == "nothing found (searxng)"
+
+
+def test_pages_are_read_and_the_fitting_passage_is_chosen(site, run):
+    filler = "".join(
+        f"<p>Paragraph {number} speaks of other things at some length and says little.</p>" for number in range(60)
+    )
+    site.html(
+        "/a", f"<title>A</title><article>{filler}<p>The plum harvest begins in August in the valley.</p></article>"
+    )
+    site.json("/search", {"results": [
+        {"url": site.url + "/a", "title": "A", "content": "snippet a"},
+        {"url": site.url + "/gone", "title": "Gone", "content": "snippet gone"},
+    ]})  # fmt: skip
+
+    # The site of this test has a port that no public page has, so its results come from an engine of the test.
+    class Engine:
+        name = "test"
+
+        async def search(self, query, k, lang):
+            return [Source(site.url + path, path, f"snippet {path}", self.name) for path in ("/a", "/gone")]
+
+    steps: list[str] = []
+    with Extractor() as extractor:
+        searcher = Searcher([Engine()], extractor=extractor, allow_private=True)
+        result = run(searcher.search("plum harvest", progress=steps.append))
+        refused = run(Searcher([Engine()], extractor=extractor).search("plum harvest"))
+    assert "plum harvest begins in August" in result.sources[0].text
+    assert len(result.sources[0].text) <= 1000
+    assert result.sources[1].text is None
+    assert "answers 404" in result.notes[0]
+    assert steps == ["searching: test", "reading 2 pages"]
+    assert [source.text for source in refused.sources] == [None, None]
+
+
+def test_doubles_are_merged_and_the_read_one_kept():
+    first = [Source("https://www.a.example/x/", "A", "s", "one"), Source("https://b.example/", "B", "s", "one")]
+    second = [
+        Source("http://a.example/x#top", "A", "s", "two", text="read"),
+        Source("https://c.example/", "C", "s", "two"),
+    ]
+    assert [(source.title, source.text) for source in merge([first, second])] == [
+        ("A", "read"),
+        ("B", None),
+        ("C", None),
+    ]

@@ -1,0 +1,71 @@
+"""`fathom keys` and `fathom usage` on the accounts under FATHOM_HOME."""
+
+import csv
+import io
+import json
+import time
+
+import pytest
+
+from fathom.cli.main import main
+from fathom.server.accounts import keys
+from fathom.server.accounts.database import accounts_file, open_database
+from fathom.server.accounts.ledger import Call, write
+
+
+@pytest.fixture
+def ledger():
+    database = open_database(accounts_file())
+    now = time.time()
+    for number in range(3):
+        call = Call(str(number), now, "ann", "m", "stop", 64, 36, 5, 50, 0.5, "deepseek-v4-flash", 10**6)
+        write(database, call)
+    yield database
+    database.dispose()
+
+
+def test_keys_are_made_listed_and_revoked(capsys):
+    assert main(["keys", "create", "ann", "--max-tokens", "1000", "--max-usd", "2.5"]) == 0
+    key = capsys.readouterr().out.strip()
+    found = keys.find(open_database(accounts_file()), key)
+    assert (found.name, found.max_tokens, found.max_picodollars) == ("ann", 1000, 25 * 10**11)
+    assert main(["keys", "list"]) == 0
+    listed = capsys.readouterr().out
+    assert "ann" in listed
+    assert "0 of 1,000" in listed
+    assert key not in listed
+    assert main(["keys", "revoke", "ann"]) == 0
+    assert main(["keys", "list", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["keys"][0]["revoked"] > 0
+    assert main(["keys", "revoke", "ann"]) == 1
+    assert "no live key" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["create"], ["list", "ann"], ["revoke", "ann", "--max-tokens", "4"]])
+def test_keys_used_wrongly(arguments, capsys):
+    assert main(["keys", *arguments]) == 2
+
+
+def test_usage_as_a_table_with_the_price_elsewhere(ledger, capsys):
+    assert main(["usage", "--by", "key,model"]) == 0
+    header, row, total = (line.split() for line in capsys.readouterr().out.splitlines())
+    assert header[-1] == "usd_at_gpt-4-0613"
+    assert row == ["ann", "m", "3", "192", "108", "15", "150", "0.000003", "0.018000"]
+    assert total[2:] == row[2:]
+
+
+def test_usage_as_json_and_csv(ledger, capsys):
+    assert main(["usage", "--json", "--compare", "o1"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["total"]["usd_at_o1"] == pytest.approx((192 * 7.5 + 108 * 15 + 150 * 60) / 1e6)
+    assert main(["usage", "--csv", "--by", "day,key", "--days", "1"]) == 0
+    (row,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    assert (row["key"], row["calls"], row["output"]) == ("ann", "3", "150")
+
+
+def test_usage_of_nothing_and_of_unknown_prices(capsys):
+    assert main(["usage"]) == 0
+    assert "Nothing was asked" in capsys.readouterr().err
+    open_database(accounts_file()).dispose()
+    with pytest.raises(SystemExit):
+        main(["usage", "--by", "hour"])
