@@ -195,7 +195,14 @@ def start(free_port: Callable[[], int]) -> Iterator[Start]:
         )
         server = uvicorn.Server(settings)
         loop = asyncio.new_event_loop()
-        thread = threading.Thread(target=lambda: loop.run_until_complete(server.serve()), daemon=True)
+
+        def run() -> None:
+            try:
+                loop.run_until_complete(server.serve())
+            finally:
+                loop.close()  # left to the garbage collector, it fails there, and in whichever test that happens to run
+
+        thread = threading.Thread(target=run, daemon=True)
         thread.start()
         running.append((server, thread))
         deadline = time.monotonic() + 10

@@ -1,7 +1,9 @@
 """Golden curves: loss and gradient norm of every step of three tiny runs, in tests/golden/.
 
-Written anew by `FATHOM_WRITE_GOLDEN=1 pytest tests/training/test_golden.py`. The tolerance covers other processors'
-order of summation; on one machine runs are equal bit for bit (test_trainer.py).
+Written anew by `FATHOM_WRITE_GOLDEN=1 pytest tests/training/test_golden.py`. The tolerances cover other processors'
+order of summation; on one machine runs are equal bit for bit (test_trainer.py). Where two experts' scores nearly tie,
+another order sends a token elsewhere: the balance losses, which count choices, and the gradient then jump (0.4%, 0.2%
+seen between an AMD and an Intel processor), the loss does not.
 """
 
 import json
@@ -15,7 +17,7 @@ from fathom.training.recipe import Recipe
 from fathom.training.trainer import Trainer
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-TOLERANCE = 1e-3
+TOLERANCES = {"loss": 1e-3, "prediction": 1e-3, "balance": 1e-2, "gradient_norm": 1e-2}
 
 
 @pytest.mark.parametrize("name", ["v2-nano", "v3-nano", "dense-nano"])
@@ -29,4 +31,4 @@ def test_curve(tiny: Callable[..., Recipe], name: str, writes_golden: bool) -> N
     expected = json.loads(file.read_text())
     assert set(got) == set(expected)
     for key, values in expected.items():
-        assert got[key] == pytest.approx(values, rel=TOLERANCE, abs=1e-6), key
+        assert got[key] == pytest.approx(values, rel=TOLERANCES[key], abs=1e-6), key
