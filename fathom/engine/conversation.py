@@ -13,10 +13,10 @@ Messages = str | Sequence[Message | Mapping[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A whole answer: the sum of the events that would have been streamed."""
+    """A whole answer, in the API's names: the sum of the events that would have been streamed."""
 
-    text: str
-    thought: str
+    content: str
+    reasoning_content: str
     tool_calls: tuple[ToolCall, ...]
     logprobs: tuple[TokenLogprobs, ...]
     finished: Finished

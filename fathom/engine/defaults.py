@@ -45,7 +45,7 @@ class GenerationDefaults:
 # penalty, and under its template's own system message (which names its makers) it answers simple questions in French:
 # docs/log.md, "The default model's voice".
 _EMBEDDED = GenerationDefaults(
-    temperature=0.3, top_p=0.9, repetition_penalty=1.1, system="You are a helpful AI assistant."
+    temperature=0.2, top_p=0.9, repetition_penalty=1.15, system="You are a helpful AI assistant."
 )
 
 

@@ -73,7 +73,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
 def test_a_plain_prompt_is_continued_and_accounted_for(make_engine: MakeEngine, mock: Any) -> None:
     completion = make_engine().generate(prompt="hello", max_tokens=9, temperature=0.0)
     assert completion.tokens == mock.expected(b"hello", 9)
-    assert completion.text == mock.tokenizer().decode(completion.tokens)
+    assert completion.content == mock.tokenizer().decode(completion.tokens)
     finished = completion.finished
     assert (finished.reason, finished.error, finished.stop_string) == ("length", None, None)
     assert (finished.usage.prompt_tokens, finished.usage.completion_tokens, finished.usage.cached_tokens) == (5, 9, 0)
@@ -86,17 +86,17 @@ def test_a_plain_prompt_is_continued_and_accounted_for(make_engine: MakeEngine, 
 def test_the_end_token_ends_it_unless_ignored(make_engine: MakeEngine, mock: Any) -> None:
     engine = make_engine(mock.Runner(lambda context: 65 if len(context) < 4 else mock.eos))
     completion = engine.generate(prompt="x", temperature=0.0)
-    assert (completion.text, completion.finished.reason) == ("AAA", "stop")
+    assert (completion.content, completion.finished.reason) == ("AAA", "stop")
     assert completion.tokens == (65, 65, 65, mock.eos)
     longer = engine.generate(prompt="x", temperature=0.0, ignore_eos=True, max_tokens=6)
-    assert (longer.text, longer.finished.reason, len(longer.tokens)) == ("AAA", "length", 6)
+    assert (longer.content, longer.finished.reason, len(longer.tokens)) == ("AAA", "length", 6)
 
 
 def test_streamed_and_whole_are_the_same_events(make_engine: MakeEngine) -> None:
     engine = make_engine()
     streamed = list(engine.stream("question", thinking=True, max_tokens=20, temperature=0.0))
     whole = engine.generate("question", thinking=True, max_tokens=20, temperature=0.0)
-    assert "".join(event.text for event in streamed if isinstance(event, Thought)) == whole.thought
+    assert "".join(event.text for event in streamed if isinstance(event, Thought)) == whole.reasoning_content
     assert isinstance(streamed[-1], Finished)
     assert streamed[-1].tokens == whole.tokens
 
@@ -160,12 +160,12 @@ def test_a_stop_string_ends_the_answer_and_is_never_shown(make_engine: MakeEngin
     text = b"one two three"
     engine = make_engine(mock.Runner(lambda context: text[len(context) - 1]))
     completion = engine.generate(prompt="x", temperature=0.0, stop=("two th", "zzz"), max_tokens=13, logprobs=1)
-    assert completion.text == "one "
+    assert completion.content == "one "
     assert (completion.finished.reason, completion.finished.stop_string) == ("stop", "two th")
     assert completion.finished.usage.completion_tokens == 10
     assert bytes(one.token for one in completion.logprobs) == b"one "
     unfinished = engine.generate(prompt="x", temperature=0.0, stop=("threexyz",), max_tokens=13, logprobs=0)
-    assert unfinished.text == "one two three"  # what was held back comes at the end
+    assert unfinished.content == "one two three"  # what was held back comes at the end
     assert len(unfinished.logprobs) == 13
 
 
@@ -173,7 +173,7 @@ def test_stop_strings_do_not_act_on_thoughts(make_engine: MakeEngine, mock: Any)
     answer = [*b"a stop b", mock.think_end, *b"c stop d", mock.eos]
     engine = make_engine(mock.Runner(lambda context: answer[len(context) - 1]))
     completion = engine.generate("q", thinking=True, temperature=0.0, stop=("stop",))
-    assert (completion.thought, completion.text) == ("a stop b", "c ")
+    assert (completion.reasoning_content, completion.content) == ("a stop b", "c ")
     assert completion.finished.usage.thought_tokens == 8
 
 
@@ -183,7 +183,7 @@ def test_a_thought_over_its_budget_is_ended_and_an_answer_follows(make_engine: M
 
     engine = make_engine(mock.Runner(script))
     completion = engine.generate("q", thinking=True, temperature=0.0, max_thought_tokens=5, max_tokens=50)
-    assert (completion.thought, completion.text.strip(), completion.finished.reason) == ("ttttt", "!", "stop")
+    assert (completion.reasoning_content, completion.content.strip(), completion.finished.reason) == ("ttttt", "!", "stop")
     with pytest.raises(InvalidRequestError, match="max_thought_tokens"):
         engine.generate("q", thinking=True, max_thought_tokens=0)
 

@@ -35,7 +35,7 @@ def test_the_default_model_answers_in_pytorch_and_says_what_was_chosen(
         )
     with engine:
         completion = engine.generate(QUESTION, temperature=0.0, max_tokens=20)
-        assert completion.text == "The capital of France is Paris."
+        assert completion.content == "The capital of France is Paris."
         assert completion.finished.reason == "stop"
         policy = engine.stats().policy
         assert policy["runner"] == "torch cpu float32 (asked for)"
