@@ -183,7 +183,11 @@ def test_a_thought_over_its_budget_is_ended_and_an_answer_follows(make_engine: M
 
     engine = make_engine(mock.Runner(script))
     completion = engine.generate("q", thinking=True, temperature=0.0, max_thought_tokens=5, max_tokens=50)
-    assert (completion.reasoning_content, completion.content.strip(), completion.finished.reason) == ("ttttt", "!", "stop")
+    assert (completion.reasoning_content, completion.content.strip(), completion.finished.reason) == (
+        "ttttt",
+        "!",
+        "stop",
+    )
     with pytest.raises(InvalidRequestError, match="max_thought_tokens"):
         engine.generate("q", thinking=True, max_thought_tokens=0)
 
