@@ -1,0 +1,167 @@
+"""Low-rank adapters (LoRA, arXiv 2106.09685): what one is, and how a Transformer gets one that learns.
+
+A linear layer y = W x becomes y = W x + scale * B (A x). All of it comes from outside: the model has no flag for it.
+M rows, R rank, I and O the input and output size of a layer.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fathom.models.transformer import Transformer
+
+# The linear layers of blocks, by the last part of their names. kv_b_proj is not among them: the absorbed form of latent
+# attention multiplies with its weight and never calls the layer. Stacked experts are no layers either.
+TARGETS = (
+    "q_proj",
+    "k_proj",
+    "v_proj",
+    "o_proj",
+    "q_a_proj",
+    "q_b_proj",
+    "kv_a_proj_with_mqa",
+    "gate_proj",
+    "up_proj",
+    "down_proj",
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Adapter:
+    """Pairs (A_RI, B_OR) by the Hugging Face name of their layer, such as `model.layers.0.self_attn.q_proj`."""
+
+    scale: float
+    pairs: Mapping[str, tuple[Tensor, Tensor]]
+
+    @property
+    def rank(self) -> int:
+        """The largest rank of a pair."""
+        return max(a_RI.shape[0] for a_RI, _ in self.pairs.values())
+
+    def change(self, name: str) -> Tensor:
+        """What the adapter adds to the weight of one layer, float32 [O, I]."""
+        a_RI, b_OR = self.pairs[name]
+        return self.scale * (b_OR.float() @ a_RI.float())
+
+
+class LowRankTraining:
+    """An adapter attached to a model: its pairs are float32 parameters, the model's own weights stay as they are.
+
+    The layers compute in the dtype of their input; hooks add the adapter's part, and `detach` takes them away again.
+
+    Args:
+        model: the model; its parameters are frozen.
+        adapter: where to begin, from `fresh` or from a file. The numbers are copied.
+
+    Raises:
+        ValueError: the adapter names layers that the model has not, or of other sizes.
+
+    """
+
+    def __init__(self, model: Transformer, adapter: Adapter) -> None:
+        check_fit(model, adapter)
+        model.requires_grad_(False)
+        self.scale = adapter.scale
+        self.parameters: dict[str, nn.Parameter] = {}
+        self._handles = []
+        for name, (a_RI, b_OR) in adapter.pairs.items():
+            a, b = (nn.Parameter(tensor.detach().clone().float()) for tensor in (a_RI, b_OR))
+            self.parameters[f"{name}.A"], self.parameters[f"{name}.B"] = a, b
+            hook = _LowRankHook(self.scale, a, b)
+            self._handles.append(model.get_submodule(name).register_forward_hook(hook))
+
+    def adapter(self) -> Adapter:
+        """The adapter as it is now; its tensors are the parameters themselves and go on changing with them."""
+        names = [name.removesuffix(".A") for name in self.parameters if name.endswith(".A")]
+        pairs = {name: (self.parameters[f"{name}.A"].detach(), self.parameters[f"{name}.B"].detach()) for name in names}
+        return Adapter(self.scale, pairs)
+
+    def detach(self) -> None:
+        """Leave the model as it was before."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.detach()
+
+
+class _LowRankHook:
+    """Adds scale * B (A x) to what a linear layer returned."""
+
+    def __init__(self, scale: float, a_RI: nn.Parameter, b_OR: nn.Parameter) -> None:
+        self._scale, self._a_RI, self._b_OR = scale, a_RI, b_OR
+
+    def __call__(self, _layer: nn.Module, inputs: tuple[Any, ...], output_MO: Tensor) -> Tensor:
+        (input_MI,) = inputs
+        narrow_MR = F.linear(input_MI, self._a_RI.to(input_MI.dtype))
+        return output_MO + F.linear(narrow_MR, (self._scale * self._b_OR).to(input_MI.dtype))
+
+
+def fresh(
+    model: Transformer,
+    rank: int,
+    alpha: float,
+    *,
+    targets: Sequence[str] = TARGETS,
+    generator: torch.Generator | None = None,
+) -> Adapter:
+    """An adapter that changes nothing yet: A drawn as in LoRA's own code (Kaiming uniform, a = sqrt 5), B zero.
+
+    Its scale is alpha / rank. `targets` are last parts of layer names; those that the architecture has not are skipped.
+
+    Raises:
+        ValueError: no layer of the model is named, or a target that cannot have an adapter.
+
+    """
+    beyond = sorted(set(targets) - set(TARGETS))
+    if beyond:
+        raise ValueError(f"{', '.join(beyond)} cannot have an adapter; these can: {', '.join(TARGETS)}")
+    pairs = {}
+    for name, layer in linear_layers(model):
+        if name.rpartition(".")[2] in targets:
+            bound = 1 / math.sqrt(layer.in_features)
+            a_RI = torch.empty(rank, layer.in_features).uniform_(-bound, bound, generator=generator)
+            pairs[name] = (a_RI, torch.zeros(layer.out_features, rank))
+    if not pairs:
+        raise ValueError(f"the model has none of the layers {', '.join(targets)}")
+    return Adapter(alpha / rank, pairs)
+
+
+def linear_layers(model: Transformer) -> Iterator[tuple[str, nn.Linear]]:
+    """The linear layers of the blocks, by name."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear) and name.startswith("model.layers."):
+            yield name, module
+
+
+@torch.no_grad()
+def merge(model: Transformer, adapter: Adapter) -> None:
+    """Add the adapter to the model's weights, in place: the readable twin of every low-rank path."""
+    check_fit(model, adapter)
+    for name in adapter.pairs:
+        weight_OI = model.get_submodule(name).weight
+        assert isinstance(weight_OI, Tensor)
+        weight_OI.copy_(weight_OI.float() + adapter.change(name).to(weight_OI.device))
+
+
+def check_fit(model: Transformer, adapter: Adapter) -> None:
+    """Raise ValueError, naming the layer, unless every pair fits a layer of the model."""
+    layers = dict(linear_layers(model))
+    for name, (a_RI, b_OR) in adapter.pairs.items():
+        if name not in layers or name.rpartition(".")[2] not in TARGETS:
+            raise ValueError(f"the adapter has a pair for {name}, which is no layer of this model that can have one")
+        wanted = (layers[name].in_features, layers[name].out_features)
+        if (a_RI.shape[1], b_OR.shape[0]) != wanted or a_RI.shape[0] != b_OR.shape[1]:
+            shapes = f"A {list(a_RI.shape)}, B {list(b_OR.shape)}"
+            raise ValueError(
+                f"the adapter's pair for {name} is {shapes}, the layer goes from {wanted[0]} to {wanted[1]}"
+            )
