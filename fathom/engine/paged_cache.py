@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fathom.engine.runner import SequenceStep
+from fathom.kernels.attention import PagedEntries, reads_pages
 from fathom.models.cache import Group
 from fathom.models.config import ModelConfig
 
@@ -27,10 +28,12 @@ class PagedCache:
     ) -> None:
         self.page_tokens = page_tokens
         self.groups: Sequence[Group] = ()
+        self._rank = config.kv_lora_rank
         shape = (config.num_hidden_layers, n_pages * page_tokens, config.cache_width)
         self._slots_LXC = _zeros(shape, dtype, device)  # X: slot = page * page_tokens + offset
         self._new_slots_N = torch.empty(0, dtype=torch.int64, device=device)
         self._read_slots: dict[int, Tensor] = {}  # first row of a group -> slots_BS
+        self._tables: dict[int, tuple[Tensor, Tensor]] = {}  # first row of single tokens -> pages_BP, lengths_B (int32)
 
     def begin(self, sequences: Sequence[SequenceStep]) -> Tensor:
         """Lay out a step; returns positions_N, sequence by sequence."""
@@ -39,9 +42,14 @@ class PagedCache:
         parts += [[one] for one in sequences[decodes:]]
         groups, positions, slots = [], [], []
         row = 0
-        self._read_slots = {}
+        self._read_slots, self._tables = {}, {}
         for part in parts:
-            group, positions_BT, slots_BS = self._group(part, row)
+            group, positions_BT = self._group(part, row)
+            pages_BP = self._pages_of(part, group.context)
+            slots_BS = self._slots_of(pages_BP, group.context)
+            if group.new == 1:
+                lengths_B = positions_BT[:, 0] + 1
+                self._tables[row] = (pages_BP.int().to(self._device), lengths_B.int().to(self._device))
             groups.append(group)
             positions.append(positions_BT.flatten())
             slots.append(slots_BS.gather(1, positions_BT).flatten())
@@ -60,12 +68,18 @@ class PagedCache:
         slots_BS = self._read_slots[group.rows.start]
         return self._slots_LXC[layer].index_select(0, slots_BS.flatten()).view(*slots_BS.shape, -1)
 
+    def paged(self, layer: int, group: Group) -> PagedEntries | None:
+        """Return where a group of single tokens has its entries, on devices whose kernel reads them there."""
+        if group.new != 1 or not reads_pages(self._device, self._rank, self.page_tokens):
+            return None
+        return PagedEntries(self._slots_LXC[layer], *self._tables[group.rows.start], self.page_tokens)
+
     @property
     def _device(self) -> torch.device:
         return self._slots_LXC.device
 
-    def _group(self, part: Sequence[SequenceStep], row: int) -> tuple[Group, Tensor, Tensor]:
-        """The group of sequences with equally many new tokens, its positions_BT, and the slots_BS it looks at."""
+    def _group(self, part: Sequence[SequenceStep], row: int) -> tuple[Group, Tensor]:
+        """The group of sequences with equally many new tokens, and its positions_BT."""
         new = len(part[0].tokens)
         starts_B = torch.tensor([one.start for one in part])
         positions_BT = starts_B[:, None] + torch.arange(new)
@@ -73,15 +87,17 @@ class PagedCache:
         mask_BTS = None
         if int(starts_B.min()) + new != context:
             mask_BTS = (torch.arange(context) <= positions_BT[:, :, None]).to(self._device)
-        group = Group(slice(row, row + len(part) * new), len(part), new, context, mask_BTS)
-        return group, positions_BT, self._slots_of(part, context)
+        return Group(slice(row, row + len(part) * new), len(part), new, context, mask_BTS), positions_BT
 
-    def _slots_of(self, part: Sequence[SequenceStep], context: int) -> Tensor:
+    def _pages_of(self, part: Sequence[SequenceStep], context: int) -> Tensor:
         n_pages = -(-context // self.page_tokens)
         pages_BP = torch.zeros(len(part), n_pages, dtype=torch.int64)
         for index, one in enumerate(part):
             pages = torch.tensor(one.pages[:n_pages])
             pages_BP[index, : len(pages)] = pages
+        return pages_BP
+
+    def _slots_of(self, pages_BP: Tensor, context: int) -> Tensor:
         slots_BPX = pages_BP[:, :, None] * self.page_tokens + torch.arange(self.page_tokens)
         return slots_BPX.flatten(1)[:, :context]
 

@@ -3,6 +3,10 @@
 B sequences, T new tokens, S tokens looked at, H query heads, G key/value heads, K head size, W value size, C entry.
 """
 
+from functools import cache
+from importlib.util import find_spec
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -55,6 +59,29 @@ def attend_shared(query_BTHC: Tensor, entries_BSC: Tensor, width: int, mask_BTS:
         weights = weights.masked_fill(~mask_BTS.any(dim=-1)[:, :, None, None], 0.0)
     weights = weights.to(entries_BSC.dtype).view(batch, new * heads, context)
     return torch.matmul(weights, entries_BSC[..., :width]).view(batch, new, heads, width)
+
+
+class PagedEntries(NamedTuple):
+    """One layer's cache as it lies, and where the entries of B sequences are in it."""
+
+    slots_XC: Tensor  # slot = page * page_tokens + offset
+    pages_BP: Tensor  # int32, pages in order; what lies beyond a sequence's length is not read
+    lengths_B: Tensor  # int32, tokens of each sequence, the new one included
+    page_tokens: int
+
+
+@cache
+def reads_pages(device: torch.device, rank: int, page_tokens: int) -> bool:
+    """Whether `attend_shared_paged` has its kernel on this device (Triton, on CUDA) for these sizes."""
+    takes = all(size >= 16 and size.bit_count() == 1 for size in (rank, page_tokens))
+    return takes and device.type == "cuda" and find_spec("triton") is not None
+
+
+def attend_shared_paged(query_BHC: Tensor, entries: PagedEntries, width: int, scale: float) -> Tensor:
+    """`attend_shared` for one new token a sequence, reading the entries where they lie; returns [B, H, width]."""
+    from fathom.kernels.triton.latent import latent_decode  # Triton is there on CUDA machines only
+
+    return latent_decode(query_BHC, *entries[:3], width, scale, entries.page_tokens)
 
 
 def _visible(mask_BTS: Tensor | None, new: int, context: int, device: torch.device) -> tuple[Tensor | None, bool]:
