@@ -6,17 +6,20 @@ from typing import TYPE_CHECKING
 
 from fathom.cli.engines import add_model_flags, model_flags, open_engine
 from fathom.cli.sampling import add_sampling_flags, sampling_params
+from fathom.cli.searching import answer_events, find, search_service, show_sources
 from fathom.cli.settings import resolve
 from fathom.cli.terminal import bold, is_plain, note
 
 if TYPE_CHECKING:
     from fathom.engine import Engine
+    from fathom.server.searching import SearchService
     from fathom.text import Message
 
 DESCRIPTION = "Talk with the model. Ctrl-C stops an answer, Ctrl-D leaves; /help lists what else there is."
 EXAMPLE = "fathom chat --think"
 HELP = """  /new     begin a new conversation
   /think   turn thinking on or off
+  /search  turn search on or off: answers from sources, with citations
   /help    this list
   /exit    leave (also Ctrl-D); Ctrl-C stops an answer"""
 
@@ -24,6 +27,7 @@ HELP = """  /new     begin a new conversation
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The model and how to sample."""
     parser.add_argument("--think", action="store_true", help="think before answering, where the model can")
+    parser.add_argument("--search", action="store_true", help="search before every answer, and cite")
     parser.add_argument("--system", metavar="TEXT", help="an instruction that stands before the conversation")
     add_model_flags(parser)
     add_sampling_flags(parser)
@@ -32,11 +36,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Talk until the person leaves."""
     settings = resolve(model_flags(arguments))
-    with open_engine(settings) as engine:
-        conversation = Conversation(engine, arguments)
+    with open_engine(settings) as engine, search_service(settings) as search:
+        conversation = Conversation(engine, search, arguments)
         note(f"{bold(engine.model_name, sys.stderr)}: ask something. /help lists commands, Ctrl-D leaves.")
         if arguments.think:
             conversation.set_thinking(on=True)
+        if arguments.search:
+            conversation.set_searching(on=True)
         while (line := _read_line()) is not None:
             if line.startswith("/"):
                 if not conversation.obey(line):
@@ -47,10 +53,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 class Conversation:
-    """The messages so far, and whether to think about the next one."""
+    """The messages so far, and whether to think about the next one and to search for it."""
 
-    def __init__(self, engine: "Engine", arguments: argparse.Namespace) -> None:
+    def __init__(self, engine: "Engine", search: "SearchService", arguments: argparse.Namespace) -> None:
         self._engine = engine
+        self._search = search
+        self._searching = False
         self._arguments = arguments
         self._thinking = False
         self._messages: list[Message] = []
@@ -72,6 +80,8 @@ class Conversation:
                 note("a new conversation")
             case "/think":
                 self.set_thinking(on=not self._thinking)
+            case "/search":
+                self.set_searching(on=not self._searching)
             case "/help":
                 note(HELP)
             case unknown:
@@ -86,6 +96,11 @@ class Conversation:
         self._thinking = on
         note(f"thinking is {'on' if on else 'off'}")
 
+    def set_searching(self, *, on: bool) -> None:
+        """Search from now on, or not, and say so."""
+        self._searching = on
+        note(f"search is {'on' if on else 'off'}")
+
     def ask(self, question: str) -> None:
         """One turn. Ctrl-C keeps what was said so far in the conversation."""
         from fathom.cli.transcript import Reply, show
@@ -96,13 +111,16 @@ class Conversation:
         reply = Reply()
         params = sampling_params(self._arguments, self._engine, thinking=self._thinking)
         try:
-            show(self._engine.stream(asked, thinking=self._thinking, params=params), reply)
+            if self._searching:
+                reply.found = find(self._search, self._engine, asked)
+            show(answer_events(self._engine, asked, reply.found, thinking=self._thinking, params=params), reply)
         except KeyboardInterrupt:
             note("\n(stopped)")
         except EngineError as error:
             note(f"fathom: {error}. /new begins a shorter conversation")
             return
         print(flush=True)
+        show_sources(reply.found, reply.cited)
         if reply.finished is not None and reply.finished.reason == "length":
             note("(cut: the answer reached its limit of tokens)")
         if reply.finished is not None and reply.finished.reason == "error":

@@ -2,18 +2,16 @@
 
 import argparse
 import asyncio
-import os
 import sys
-from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from fathom.cli.index import index_path
+from fathom.cli.searching import engine_settings
+from fathom.cli.settings import resolve
 from fathom.cli.terminal import answer, answer_json, bold, dim, note
 
 if TYPE_CHECKING:
-    from fathom.search.engines import SearchEngine
-    from fathom.search.index import Index
     from fathom.search.searching import SearchResult
 
 DESCRIPTION = (
@@ -32,32 +30,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="as one JSON object")
 
 
-def engines(index: "Index", environment: Mapping[str, str]) -> "list[SearchEngine]":
-    """Own documents, and every engine that the environment names."""
-    from fathom.search.engines import BraveEngine, LocalEngine, SearchEngine, SearxngEngine, TavilyEngine
-
-    found: list[SearchEngine] = [LocalEngine(index)]
-    if environment.get("FATHOM_SEARXNG_URL"):
-        found.append(SearxngEngine(environment["FATHOM_SEARXNG_URL"]))
-    if environment.get("FATHOM_BRAVE_KEY"):
-        found.append(BraveEngine(environment["FATHOM_BRAVE_KEY"]))
-    if environment.get("FATHOM_TAVILY_KEY"):
-        found.append(TavilyEngine(environment["FATHOM_TAVILY_KEY"]))
-    return found
-
-
 def run(arguments: argparse.Namespace) -> int:
     """Search and print; 1 where nothing was found."""
+    from fathom.search.configured import EngineSettings, web_engines
+    from fathom.search.engines import LocalEngine
     from fathom.search.extraction import Extractor
     from fathom.search.index import Index
     from fathom.search.searching import Searcher
 
-    environment = {} if arguments.local else dict(os.environ)
-    if arguments.searxng:
-        environment["FATHOM_SEARXNG_URL"] = arguments.searxng
+    settings = resolve({"searxng_url": arguments.searxng})
+    chosen = EngineSettings() if arguments.local else engine_settings(settings)
     with Index(index_path()) as index, Extractor() as extractor:
-        searcher = Searcher(engines(index, environment), extractor=extractor)
-        progress = None if arguments.json else note
+        engines = [LocalEngine(index), *web_engines(chosen)]
+        searcher = Searcher(engines, extractor=extractor, private_origins=chosen.private_origins)
+        progress = None if arguments.json else lambda step: note(str(step))
         result = asyncio.run(searcher.search(arguments.query, k=arguments.k, progress=progress))
         is_empty = not index.roots()
     if arguments.json:
@@ -71,7 +57,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _as_dict(result: "SearchResult") -> dict[str, object]:
     sources = [{"number": number, **asdict(source)} for number, source in enumerate(result.sources, start=1)]
-    return {"query": result.query, "sources": sources, "notes": list(result.notes)}
+    notes = [asdict(note) for note in result.notes]
+    return {"queries": list(result.queries), "sources": sources, "notes": notes}
 
 
 def _show(result: "SearchResult") -> None:
@@ -80,4 +67,4 @@ def _show(result: "SearchResult") -> None:
         answer(dim(f"   {source.url}", sys.stdout))
         answer("   " + " ".join((source.text or source.snippet).split())[:240])
     for line in result.notes:
-        note(line)
+        note(str(line))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from fathom.cli.engines import add_model_flags, load_engine, model_flags
 from fathom.cli.errors import CommandError
+from fathom.cli.searching import search_service
 from fathom.cli.settings import Settings, resolve
 from fathom.cli.terminal import note
 
@@ -62,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     from fathom.server.api import create_app
 
     accounts = Accounts(accounts_file(), settings["price_plan"])
-    service = Service(lambda progress: _load(settings, progress), settings["model"], accounts)
+    service = Service(lambda progress: _load(settings, progress), settings["model"], accounts, search_service(settings))
     app = create_app(service, config)
     mount(app)
     _announce(config, listener.getsockname()[1], settings, has_keys=accounts.need_key())

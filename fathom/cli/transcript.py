@@ -10,6 +10,9 @@ from fathom.cli.errors import CommandError
 from fathom.cli.terminal import is_plain
 from fathom.engine.request import EngineEvent, Finished
 from fathom.server.deepseek.accounts import usage_json
+from fathom.server.searched import Cited
+from fathom.server.searching import Found
+from fathom.server.sources import annotations, found_json
 from fathom.text import Answer, Thought, ToolCallArguments, ToolCallStart
 
 _DIM, _RESET = "\033[2m", "\033[0m"
@@ -23,8 +26,10 @@ class Reply:
     reasoning_content: str = ""
     calls: list[dict[str, str]] = field(default_factory=list)
     finished: Finished | None = None
+    found: Found | None = None
+    cited: Cited | None = None
 
-    def add(self, event: EngineEvent) -> None:
+    def add(self, event: EngineEvent | Cited) -> None:
         """Take one more event in."""
         match event:
             case Thought(text):
@@ -35,11 +40,13 @@ class Reply:
                 self.calls.append({"id": call_id, "name": name, "arguments": ""})
             case ToolCallArguments(index, text):
                 self.calls[index]["arguments"] += text
+            case Cited():
+                self.cited = event
             case Finished():
                 self.finished = event
 
 
-def show(events: Iterable[EngineEvent], reply: Reply) -> None:
+def show(events: Iterable[EngineEvent | Cited], reply: Reply) -> None:
     """Print events as they come and gather them in `reply`. Thoughts go to stderr when stdout is not a terminal."""
     thoughts = sys.stderr if is_plain(sys.stdout) else sys.stdout
     coloured = not is_plain(thoughts)
@@ -72,7 +79,12 @@ def report(reply: Reply) -> dict[str, Any]:
         "usage": usage_json([finished.usage]),
         "timings": dataclasses.asdict(finished.timings),
     }
-    return {**facts, "tool_calls": reply.calls} if reply.calls else facts
+    if reply.calls:
+        facts["tool_calls"] = reply.calls
+    if reply.found is not None and reply.cited is not None:
+        facts["search"] = {**found_json(reply.found), "dropped": reply.cited.dropped}
+        facts["annotations"] = annotations(reply.cited, reply.found.sources)
+    return facts
 
 
 def summary(reply: Reply) -> str:

@@ -70,6 +70,14 @@ def parse_url(url: str, *, any_port: bool = False) -> Target:
     return Target(parts.scheme, _host(parts.hostname or "", url), port, path)
 
 
+def is_named(url: str, origins: frozenset[str]) -> bool:
+    """Whether a URL lies on one of the origins that the user named, so that it may be opened wherever it is."""
+    try:
+        return bool(origins) and parse_url(url, any_port=True).origin in origins
+    except BlockedAddressError:
+        return False
+
+
 def _default_port(scheme: str) -> int:
     return 443 if scheme == "https" else 80
 

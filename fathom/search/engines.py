@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 from urllib.parse import urlencode
 
-from fathom.search.addresses import parse_url
+from fathom.search.addresses import is_named, parse_url
 from fathom.search.cleaning import clean
 from fathom.search.errors import BlockedAddressError, EngineError
 from fathom.search.extraction import clean_title
@@ -59,13 +59,17 @@ class SearxngEngine:
     """An instance of SearXNG that the user named (https://docs.searxng.org/dev/search_api.html), wherever it is."""
 
     url: str
+    private_origins: frozenset[str] = frozenset()
     name: str = "searxng"
 
     async def search(self, query: str, k: int, lang: str) -> list[Source]:
         """`GET /search?format=json`; the instance must allow that format."""
         parameters = urlencode({"q": query, "format": "json", "language": lang, "safesearch": "1"})
         reply = await fetch_json(f"{self.url.rstrip('/')}/search?{parameters}", allow_private=True)
-        return _sources(reply, ("results",), self.name, k, snippet="content", published="publishedDate")
+        private = self.private_origins
+        return _sources(
+            reply, ("results",), self.name, k, snippet="content", published="publishedDate", private=private
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +108,16 @@ class TavilyEngine:
         return _sources(reply, ("results",), self.name, k, snippet="content", published="published_date")
 
 
-def _sources(reply: Any, path: tuple[str, ...], engine: str, k: int, *, snippet: str, published: str) -> list[Source]:
+def _sources(
+    reply: Any,
+    path: tuple[str, ...],
+    engine: str,
+    k: int,
+    *,
+    snippet: str,
+    published: str,
+    private: frozenset[str] = frozenset(),
+) -> list[Source]:
     """Results that a reply holds; those without a URL that may be opened are left out. Raises EngineError."""
     for key in path:
         reply = reply.get(key) if isinstance(reply, Mapping) else None
@@ -112,7 +125,7 @@ def _sources(reply: Any, path: tuple[str, ...], engine: str, k: int, *, snippet:
         raise EngineError(f"{engine} answered without {'.'.join(path)}: is the address that of its API?")
     found: list[Source] = []
     for row in reply:
-        url = _openable(row.get("url")) if isinstance(row, Mapping) else None
+        url = _openable(row.get("url"), private) if isinstance(row, Mapping) else None
         if url is not None:
             day = _text(row, published)[:10] or None
             title = clean_title(_text(row, "title")) or url
@@ -125,8 +138,8 @@ def _text(row: Mapping[str, Any], key: str) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _openable(url: object) -> str | None:
+def _openable(url: object, private: frozenset[str]) -> str | None:
     try:
-        return parse_url(url).url if isinstance(url, str) else None
+        return parse_url(url, any_port=is_named(url, private)).url if isinstance(url, str) else None
     except BlockedAddressError:
         return None

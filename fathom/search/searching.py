@@ -3,7 +3,9 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
+from fathom.search.addresses import is_named
 from fathom.search.cleaning import clean
 from fathom.search.engines import SearchEngine, Source
 from fathom.search.errors import SearchError
@@ -15,65 +17,118 @@ from fathom.search.terms import language_of
 
 DEFAULT_SOURCES = 8
 ENGINE_SECONDS = 8.0
-Progress = Callable[[str], None]
+READING_SECONDS = 12.0
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """How far a search is: asking engines, or reading so many pages of the web."""
+
+    stage: Literal["searching", "reading"]
+    queries: tuple[str, ...] = ()
+    engines: tuple[str, ...] = ()
+    pages: int = 0
+
+    def __str__(self) -> str:
+        if self.stage == "searching":
+            return "searching: " + ", ".join(self.engines)
+        return f"reading {self.pages} page" + ("s" if self.pages > 1 else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """What did not go as it should: a `kind` for programs, its subject (an engine, a URL), a sentence for people."""
+
+    kind: Literal[
+        "engine_slow",
+        "engine_failed",
+        "search_failed",
+        "page_unread",
+        "nothing_found",
+        "no_room",
+        "documents_private",
+    ]
+    subject: str
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+Progress = Callable[[Step], None]
 
 
 @dataclass(frozen=True, slots=True)
 class SearchResult:
-    """Sources in order, numbered from 1 by their place; `notes` say for people what failed or was not found."""
+    """Sources in order, numbered from 1 by their place; `notes` say what failed or was not found."""
 
-    query: str
+    queries: tuple[str, ...]
     sources: tuple[Source, ...]
-    notes: tuple[str, ...]
+    notes: tuple[Note, ...]
 
 
 class Searcher:
     """Asks engines and reads pages. A failure of any of them becomes a note, never an exception."""
 
     def __init__(
-        self, engines: Sequence[SearchEngine], *, extractor: Extractor | None = None, allow_private: bool = False
+        self,
+        engines: Sequence[SearchEngine],
+        *,
+        extractor: Extractor | None = None,
+        private_origins: frozenset[str] = frozenset(),
     ) -> None:
+        """`private_origins` may be opened though they are of this machine or network (`http://wiki.home:8080`)."""
         self._engines = tuple(engines)
         self._extractor = extractor
-        self._allow_private = allow_private
+        self._private_origins = private_origins
 
     async def search(
-        self, query: str, *, k: int = DEFAULT_SOURCES, seconds: float = ENGINE_SECONDS, progress: Progress | None = None
+        self,
+        *queries: str,
+        k: int = DEFAULT_SOURCES,
+        seconds: float = ENGINE_SECONDS,
+        reading_seconds: float = READING_SECONDS,
+        progress: Progress | None = None,
     ) -> SearchResult:
-        """Search with every engine; pages of the web are read where the searcher has an extractor."""
+        """Ask every engine every query; pages of the web are read where the searcher has an extractor."""
         tell = progress or (lambda _: None)
-        tell("searching: " + ", ".join(engine.name for engine in self._engines))
-        notes: list[str] = []
-        rankings = await asyncio.gather(*(self._ask(engine, query, k, seconds, notes) for engine in self._engines))
+        names = tuple(engine.name for engine in self._engines)
+        tell(Step("searching", queries, names))
+        notes: list[Note] = []
+        asked = [(engine, query) for query in queries for engine in self._engines]
+        rankings = await asyncio.gather(*(self._ask(engine, query, k, seconds, notes) for engine, query in asked))
         sources = merge(rankings)[:k]
-        if self._extractor is not None:
-            unread = sum(source.text is None for source in sources)
-            if unread:
-                tell(f"reading {unread} pages")
-            sources = list(await asyncio.gather(*(self._read(source, query, notes) for source in sources)))
+        unread = sum(source.text is None for source in sources)
+        if self._extractor is not None and unread:
+            tell(Step("reading", pages=unread))
+            deadline = asyncio.get_running_loop().time() + reading_seconds
+            query = " ".join(queries)
+            sources = list(await asyncio.gather(*(self._read(source, query, deadline, notes) for source in sources)))
         if not sources:
-            where = ", ".join(engine.name for engine in self._engines) or "no engine is set up"
-            notes.append(f"nothing found ({where})")
-        return SearchResult(query, tuple(sources), tuple(notes))
+            where = ", ".join(names) or "no engine is set up"
+            notes.append(Note("nothing_found", where, f"nothing found ({where})"))
+        return SearchResult(queries, tuple(sources), tuple(dict.fromkeys(notes)))
 
-    async def _ask(self, engine: SearchEngine, query: str, k: int, seconds: float, notes: list[str]) -> list[Source]:
+    async def _ask(self, engine: SearchEngine, query: str, k: int, seconds: float, notes: list[Note]) -> list[Source]:
         try:
             async with asyncio.timeout(seconds):
                 return await engine.search(query, k, language_of(query))
         except TimeoutError:
-            notes.append(f"{engine.name} did not answer within {seconds:g} s")
+            notes.append(Note("engine_slow", engine.name, f"{engine.name} did not answer within {seconds:g} s"))
         except SearchError as error:
-            notes.append(f"{engine.name} failed: {error}")
+            notes.append(Note("engine_failed", engine.name, f"{engine.name} failed: {error}"))
         return []
 
-    async def _read(self, source: Source, query: str, notes: list[str]) -> Source:
+    async def _read(self, source: Source, query: str, deadline: float, notes: list[Note]) -> Source:
         if source.text is not None or self._extractor is None:
             return source
         try:
-            page = await fetch(source.url, allow_private=self._allow_private)
-            extract = await asyncio.to_thread(read_page, page, self._extractor)
-        except SearchError as error:
-            notes.append(f"{source.url} could not be read, its snippet is used: {error}")
+            async with asyncio.timeout_at(deadline):
+                page = await fetch(source.url, allow_private=is_named(source.url, self._private_origins))
+                extract = await asyncio.to_thread(read_page, page, self._extractor)
+        except (SearchError, TimeoutError) as error:
+            why = str(error) or "reading took too long"
+            notes.append(Note("page_unread", source.url, f"{source.url} could not be read, its snippet is used: {why}"))
             return source
         published = source.published or extract.published
         return replace(source, text=best_passage(query, extract), published=published)

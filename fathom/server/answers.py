@@ -5,18 +5,19 @@ from typing import Any, Protocol
 
 from starlette.responses import Response
 
-from fathom.engine.request import EngineEvent, Finished
+from fathom.engine.request import Finished
 from fathom.server.config import ServerConfig
 from fathom.server.dialects import OPENAI, Chunk, Dialect
 from fathom.server.errors import ApiError
 from fathom.server.generation import Generation
+from fathom.server.searched import SearchedGeneration, ServerEvent
 from fathom.server.sse import EventStream, WholeAnswer
 
 
 class ChunkMaker(Protocol):
     """What turns events into chunks and chunks into a whole answer; one for each form of the API."""
 
-    def chunks(self, choice: int, event: EngineEvent) -> list[Chunk]:
+    def chunks(self, choice: int, event: ServerEvent) -> list[Chunk]:
         """What an event of the choice with this index adds to the stream."""
 
     def whole(self, chunks: Iterable[Chunk]) -> dict[str, Any]:
@@ -24,7 +25,7 @@ class ChunkMaker(Protocol):
 
 
 def respond(
-    generation: Generation,
+    generation: Generation | SearchedGeneration,
     maker: ChunkMaker,
     config: ServerConfig,
     *,
@@ -43,7 +44,7 @@ def respond(
 
 
 async def chunk_batches(
-    generation: Generation, maker: ChunkMaker, opening: Sequence[Chunk]
+    generation: Generation | SearchedGeneration, maker: ChunkMaker, opening: Sequence[Chunk]
 ) -> AsyncIterator[Sequence[Chunk]]:
     """The chunks of what has arrived, batch by batch; ApiError when the engine fails on the way."""
     if opening:

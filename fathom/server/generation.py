@@ -7,7 +7,7 @@ import contextlib
 import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from fathom.engine import Engine, Ticket
 from fathom.engine.errors import EngineClosedError, EngineError, InvalidRequestError, QueueFull
@@ -15,6 +15,9 @@ from fathom.engine.mailbox import AsyncMailbox
 from fathom.engine.request import EngineEvent, Finished, Request
 from fathom.server.errors import ApiError, bad_request
 from fathom.server.service import Service
+
+if TYPE_CHECKING:
+    from fathom.server.accounts.accounts import Meter
 
 Arrival = tuple[int, EngineEvent] | ApiError
 
@@ -25,8 +28,16 @@ class Generation:
     A context manager: leaving it, however that happens, cancels what still runs, so that its pages are free at once.
     """
 
-    def __init__(self, service: Service, engine: Engine, requests: Sequence[Request], model: str) -> None:
-        """Queue every choice or none. `model` is the name the client used.
+    def __init__(
+        self,
+        service: Service,
+        engine: Engine,
+        requests: Sequence[Request],
+        model: str,
+        *,
+        meter: "Meter | None" = None,
+    ) -> None:
+        """Queue every choice or none. `model` is the name the client used; `meter` the call's, where one runs already.
 
         Raises ApiError when the engine refuses a choice, or the caller's key has reached a limit.
         """
@@ -36,7 +47,9 @@ class Generation:
         self._unfinished = 0
         self._began = time.monotonic()
         self._started = False
-        self._meter = service.accounts.open_meter(model, len(requests)) if service.accounts is not None else None
+        self._meter = meter
+        if meter is None and service.accounts is not None:
+            self._meter = service.accounts.open_meter(model, len(requests))
         try:
             for choice, request in enumerate(requests):
                 self._tickets.append(engine.submit(request, self._receiver(choice)))

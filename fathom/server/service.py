@@ -14,6 +14,7 @@ from fathom.server.metrics import Metrics
 if TYPE_CHECKING:
     from fathom.engine import Engine
     from fathom.server.accounts.accounts import Accounts
+    from fathom.server.searching import SearchService
 
 log = logging.getLogger("fathom.server")
 
@@ -37,7 +38,13 @@ class Service:
     `load` is called once with a function that takes (what is being done, how much of it from 0 to 1 or None).
     """
 
-    def __init__(self, load: Load, model_name: str, accounts: "Accounts | None" = None) -> None:
+    def __init__(
+        self,
+        load: Load,
+        model_name: str,
+        accounts: "Accounts | None" = None,
+        search: "SearchService | None" = None,
+    ) -> None:
         self.model_name = model_name
         self.state: State = "loading"
         self.stage: tuple[str, float | None] = ("starting", None)
@@ -47,6 +54,7 @@ class Service:
         self.active: set[Abortable] = set()  # answers under way
         self.metrics = Metrics()
         self.accounts = accounts  # None: calls are neither metered nor limited
+        self.search = search  # None: this server does not search
         self._load = load
         self._engine: Engine | None = None
         self._loaded = asyncio.Event()
@@ -126,5 +134,7 @@ class Service:
         """Stop the engine and free what it holds."""
         if self._engine is not None:
             self._engine.close()
+        if self.search is not None:
+            self.search.close()
         if self.accounts is not None:
             self.accounts.close()  # after the engine: what it ended last is written too

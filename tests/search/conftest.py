@@ -1,19 +1,14 @@
-"""A resolver and connections that never reach a wire, and small servers on the loopback."""
+"""A resolver and connections that never reach a wire."""
 
 import asyncio
-import json
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import httpcore
 import pytest
 
 from fathom.search import fetching
-
-Answer = tuple[int, dict[str, str], bytes]
 
 
 @dataclass
@@ -46,53 +41,6 @@ def wire(monkeypatch: pytest.MonkeyPatch) -> Wire:
     monkeypatch.setattr(fetching, "resolve", resolve)
     monkeypatch.setattr(fetching, "dial", dial)
     return wire
-
-
-@dataclass
-class Site:
-    """A server on the loopback: `pages` by path; `requests` are (method, path, headers, body)."""
-
-    url: str
-    pages: dict[str, Answer | Callable[[BaseHTTPRequestHandler], None]]
-    requests: list[tuple[str, str, dict[str, str], bytes]]
-
-    def json(self, path: str, value: Any, status: int = 200) -> None:
-        self.pages[path] = (status, {"Content-Type": "application/json"}, json.dumps(value).encode())
-
-    def html(self, path: str, text: str) -> None:
-        self.pages[path] = (200, {"Content-Type": "text/html; charset=utf-8"}, text.encode())
-
-
-@pytest.fixture
-def site() -> Iterator[Site]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            site.requests.append((self.command, self.path, dict(self.headers), body))
-            page = site.pages.get(self.path.partition("?")[0], (404, {"Content-Type": "text/html"}, b"nothing"))
-            if callable(page):
-                page(self)
-                return
-            status, headers, data = page
-            self.send_response(status)
-            for name, value in {**headers, "Content-Length": str(len(data))}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(data)
-
-        do_POST = do_GET
-
-        def log_message(self, *arguments: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    site = Site(f"http://127.0.0.1:{server.server_address[1]}", {}, [])
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    yield site
-    server.shutdown()
-    server.server_close()
-    thread.join()
 
 
 @pytest.fixture

@@ -2,15 +2,7 @@
 
 import json
 
-import pytest
-
 from fathom.cli.main import main
-
-
-@pytest.fixture(autouse=True)
-def no_engines(monkeypatch):
-    for name in ("FATHOM_SEARXNG_URL", "FATHOM_BRAVE_KEY", "FATHOM_TAVILY_KEY"):
-        monkeypatch.delenv(name, raising=False)
 
 
 def test_add_search_list_and_remove(tmp_path, capsys):
@@ -38,7 +30,7 @@ def test_an_instance_of_searxng_by_url(site, capsys):
     assert main(["search", "x1", "--searxng", site.url, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["sources"][0]["snippet"] == "a snippet"
-    assert "not an address of the public internet" in found["notes"][0]
+    assert "not an address of the public internet" in found["notes"][0]["text"]
 
 
 def test_private_pages_are_indexed_only_on_demand(site, capsys):

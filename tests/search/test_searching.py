@@ -7,7 +7,7 @@ from fathom.search.engines import BraveEngine, LocalEngine, SearxngEngine, Sourc
 from fathom.search.errors import SearchError
 from fathom.search.extraction import Extractor
 from fathom.search.index import Document, Index
-from fathom.search.searching import Searcher, merge
+from fathom.search.searching import Searcher, Step, merge
 
 
 class Broken:
@@ -62,15 +62,19 @@ def test_failures_are_notes_and_the_rest_is_fused(site, run):
         result = run(Searcher(engines).search("lentils", seconds=0.3))
     assert [source.url for source in result.sources] == ["file:///soup"]
     assert result.sources[0].passage.endswith("#0-13")
-    assert sorted(note.split()[0] for note in result.notes) == ["broken", "searxng", "slow"]
-    assert "answers 403" in " ".join(result.notes)
+    assert sorted((note.kind, note.subject) for note in result.notes) == [
+        ("engine_failed", "broken"),
+        ("engine_failed", "searxng"),
+        ("engine_slow", "slow"),
+    ]
+    assert "answers 403" in " ".join(map(str, result.notes))
 
 
 def test_an_answer_of_another_shape_is_a_note(site, run):
     site.json("/search", [1, 2])
     result = run(Searcher([SearxngEngine(site.url)]).search("x"))
-    assert "is the address that of its API?" in result.notes[0]
-    assert result.notes[1] == "nothing found (searxng)"
+    assert "is the address that of its API?" in str(result.notes[0])
+    assert str(result.notes[1]) == "nothing found (searxng)"
 
 
 def test_pages_are_read_and_the_fitting_passage_is_chosen(site, run):
@@ -85,24 +89,19 @@ def test_pages_are_read_and_the_fitting_passage_is_chosen(site, run):
         {"url": site.url + "/gone", "title": "Gone", "content": "snippet gone"},
     ]})  # fmt: skip
 
-    # The site of this test has a port that no public page has, so its results come from an engine of the test.
-    class Engine:
-        name = "test"
-
-        async def search(self, query, k, lang):
-            return [Source(site.url + path, path, f"snippet {path}", self.name) for path in ("/a", "/gone")]
-
-    steps: list[str] = []
+    named = frozenset({site.url})
+    steps: list[Step] = []
     with Extractor() as extractor:
-        searcher = Searcher([Engine()], extractor=extractor, allow_private=True)
+        searcher = Searcher([SearxngEngine(site.url, named)], extractor=extractor, private_origins=named)
         result = run(searcher.search("plum harvest", progress=steps.append))
-        refused = run(Searcher([Engine()], extractor=extractor).search("plum harvest"))
+        refused = run(Searcher([SearxngEngine(site.url, named)], extractor=extractor).search("plum harvest"))
     assert "plum harvest begins in August" in result.sources[0].text
     assert len(result.sources[0].text) <= 1000
     assert result.sources[1].text is None
-    assert "answers 404" in result.notes[0]
-    assert steps == ["searching: test", "reading 2 pages"]
+    assert "answers 404" in str(result.notes[0])
+    assert list(map(str, steps)) == ["searching: searxng", "reading 2 pages"]
     assert [source.text for source in refused.sources] == [None, None]
+    assert run(SearxngEngine(site.url).search("plum", 5, "en")) == []
 
 
 def test_doubles_are_merged_and_the_read_one_kept():

@@ -19,6 +19,7 @@ from fathom.server.accounts.accounts import Accounts
 from fathom.server.api import create_app
 from fathom.server.config import ServerConfig
 from fathom.server.listen import TimedProtocol
+from fathom.server.searching import SearchService
 from fathom.server.service import Service
 from fathom.text import Answer, Message, MessageError, Prompt, TemplateError, Thought
 
@@ -179,11 +180,12 @@ def start(free_port: Callable[[], int]) -> Iterator[Start]:
         load: Callable[[Any], Any] | None = None,
         wait: bool = True,
         accounts: Accounts | None = None,
+        search: SearchService | None = None,
         **options: Any,
     ) -> Running:
         engine = engine or ScriptedEngine()
         config = replace(ServerConfig(port=free_port()), **options)
-        service = Service(load or (lambda progress: engine), engine.model_name, accounts)
+        service = Service(load or (lambda progress: engine), engine.model_name, accounts, search)
         settings = uvicorn.Config(
             create_app(service, config),
             host="127.0.0.1",

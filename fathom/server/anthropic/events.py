@@ -8,9 +8,10 @@ import uuid
 from collections.abc import Iterable
 from typing import Any
 
-from fathom.engine.request import EngineEvent, Finished, Usage
+from fathom.engine.request import Finished, Usage
 from fathom.server.dialects import Chunk
 from fathom.server.errors import ApiError
+from fathom.server.searched import ServerEvent
 from fathom.text import Answer, Thought, ToolCallArguments, ToolCallEnd, ToolCallStart
 
 MALFORMED = "malformed_arguments"  # the only key of a call's input when the model's arguments were no JSON object
@@ -41,7 +42,7 @@ class MessageEvents:
         }
         return [{"type": "message_start", "message": message}, {"type": "ping"}]
 
-    def chunks(self, choice: int, event: EngineEvent) -> list[Chunk]:  # noqa: ARG002 - Anthropic has one choice
+    def chunks(self, choice: int, event: ServerEvent) -> list[Chunk]:  # noqa: ARG002 - Anthropic has one choice
         """The events that `event` adds to the stream."""
         match event:
             case Thought(text):

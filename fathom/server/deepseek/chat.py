@@ -1,6 +1,9 @@
 """POST /chat/completions: from validated fields to engine requests, and from events to either form of the answer."""
 
 import asyncio
+import dataclasses
+import functools
+from collections.abc import Sequence
 
 from starlette.responses import Response
 
@@ -8,6 +11,7 @@ from fathom.engine import Engine
 from fathom.engine.defaults import GenerationDefaults
 from fathom.engine.request import Request
 from fathom.engine.sampling import SamplingParams
+from fathom.server.accounts.accounts import CALLER
 from fathom.server.answers import respond
 from fathom.server.config import ServerConfig
 from fathom.server.deepseek.accounts import fingerprint
@@ -25,6 +29,8 @@ from fathom.server.deepseek.fields import (
 from fathom.server.errors import bad_request
 from fathom.server.generation import Generation
 from fathom.server.models import DEFAULT_MAX_TOKENS, DEFAULT_MAX_TOKENS_THINKING, mode_of
+from fathom.server.searched import SearchedGeneration
+from fathom.server.searching import last_user_turn
 from fathom.server.service import Service
 from fathom.text import Message, TextError, Tool, ToolCall
 
@@ -34,7 +40,11 @@ async def answer_chat(engine: Engine, service: Service, config: ServerConfig, fi
     thinking, warnings = thinking_of(fields, engine)
     request = await asyncio.to_thread(engine_request, fields, engine, thinking)
     n = fields.n or 1
-    generation = Generation(service, engine, choices(request, n), fields.model)
+    generation: Generation | SearchedGeneration
+    if fields.search:
+        generation = _searched(fields, engine, service, request, thinking)
+    else:
+        generation = Generation(service, engine, choices(request, n), fields.model)
     chunks = ChatChunks(
         fields.model,
         fingerprint(engine.model_name, engine.runner.name),
@@ -76,6 +86,24 @@ def engine_request(fields: ChatFields, engine: Engine, thinking: bool) -> Reques
     except TextError as error:
         raise bad_request(str(error), "messages") from error
     return Request(prompt, chat_params(fields, engine.defaults, thinking), salt=fields.user_id)
+
+
+def _searched(
+    fields: ChatFields, engine: Engine, service: Service, request: Request, thinking: bool
+) -> SearchedGeneration:
+    """The generation that searches first; `request` is what would be asked without."""
+    search, n = service.search, fields.n or 1
+    if search is None:
+        raise bad_request("This server does not search: leave search out", "search")
+    messages = [_message(message) for message in fields.messages]
+    last_user_turn(messages)
+
+    def render(found: Sequence[Message]) -> list[Request]:
+        return choices(dataclasses.replace(request, prompt=engine.render(found, thinking=thinking)), n)
+
+    caller = CALLER.get()
+    find = functools.partial(search.find, engine, messages, caller=caller.name if caller else None)
+    return SearchedGeneration(service, engine, find, render, fields.model, n)
 
 
 def _refuse_what_needs_a_grammar(fields: ChatFields) -> None:

@@ -6,13 +6,18 @@ Source: https://api-docs.deepseek.com/api/create-chat-completion (response, stre
 
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fathom.engine.request import EngineEvent, Finished, TokenLogprobs, Usage
+from fathom.engine.request import Finished, TokenLogprobs, Usage
+from fathom.search.engines import Source
+from fathom.search.searching import Step
 from fathom.server.deepseek.accounts import FINISH_REASONS, TokenBytes, logprob_json, usage_json
 from fathom.server.dialects import Chunk
+from fathom.server.searched import Cited, ServerEvent
+from fathom.server.searching import Found
+from fathom.server.sources import annotations, found_json, step_json
 from fathom.text import Answer, Event, Thought, ToolCallArguments, ToolCallStart
 
 
@@ -41,9 +46,12 @@ class ChatChunks:
         self._include_usage = include_usage
         self._choices = [_Choice() for _ in range(n)]
         self._usages: list[Usage] = []
+        self._sources: Sequence[Source] = ()
 
-    def chunks(self, choice: int, event: EngineEvent) -> list[Chunk]:
+    def chunks(self, choice: int, event: ServerEvent) -> list[Chunk]:
         """The chunks that `event` of the choice with this index adds to the stream, in order."""
+        if isinstance(event, Step | Found | Cited):
+            return [self._searched(choice, event)]
         if isinstance(event, Finished):
             return self._last(choice, event)
         if isinstance(event, TokenLogprobs):
@@ -59,6 +67,20 @@ class ChatChunks:
     def whole(self, chunks: Iterable[Chunk]) -> dict[str, Any]:
         """The `chat.completion` whose streamed form these chunks are."""
         return whole(chunks)
+
+    def _searched(self, choice: int, event: Step | Found | Cited) -> Chunk:
+        """A chunk with `search` beside its choices; clients that know nothing of it read an empty piece of answer."""
+        delta: Chunk = {"content": ""}
+        match event:
+            case Step():
+                said = step_json(event)
+            case Found():
+                self._sources = event.sources
+                said = {"stage": "found", **found_json(event)}
+            case Cited():
+                delta["annotations"] = annotations(event, self._sources)
+                said = {"stage": "cited", "dropped": event.dropped}
+        return {**self._chunk(choice, delta, with_logprobs=False), "search": said}
 
     def _first(self, choice: int, *, thinks: bool) -> list[Chunk]:
         if self._choices[choice].begun:
@@ -114,14 +136,24 @@ def whole(chunks: Iterable[Chunk]) -> dict[str, Any]:
     choices: dict[int, dict[str, Any]] = {}
     completion: dict[str, Any] = {}
     for chunk in chunks:
-        head = {key: value for key, value in chunk.items() if key not in ("choices", "usage")}
+        head = {key: value for key, value in chunk.items() if key not in ("choices", "usage", "search")}
         completion = completion or {**head, "object": "chat.completion", "choices": []}
         if chunk.get("usage"):
             completion["usage"] = chunk["usage"]
+        if "search" in chunk:
+            _add_search(completion, chunk["search"])
         for one in chunk["choices"]:
             _add(choices.setdefault(one["index"], _empty_choice(one["index"])), one)
     completion["choices"] = [choices[index] for index in sorted(choices)]
     return completion
+
+
+def _add_search(completion: dict[str, Any], said: dict[str, Any]) -> None:
+    """What was found, and how many marks of all choices named no source; steps are of no use afterwards."""
+    if said["stage"] == "found":
+        completion["search"] = {key: value for key, value in said.items() if key != "stage"} | {"dropped": 0}
+    elif said["stage"] == "cited":
+        completion["search"]["dropped"] += said["dropped"]
 
 
 def _empty_choice(index: int) -> dict[str, Any]:
@@ -134,6 +166,8 @@ def _add(choice: dict[str, Any], one: dict[str, Any]) -> None:
     for name in ("content", "reasoning_content"):
         if delta.get(name) is not None:
             message[name] = message.get(name, "") + delta[name]
+    if "annotations" in delta:
+        message["annotations"] = delta["annotations"]
     for call in delta.get("tool_calls", ()):
         calls = message.setdefault("tool_calls", [])
         if call["index"] == len(calls):

@@ -13,7 +13,7 @@ from typing import Any
 from starlette.responses import Response
 
 from fathom.engine import Engine
-from fathom.engine.request import EngineEvent, Finished, Request, TokenLogprobs, Usage
+from fathom.engine.request import Finished, Request, TokenLogprobs, Usage
 from fathom.server.answers import respond
 from fathom.server.config import ServerConfig
 from fathom.server.deepseek.accounts import FINISH_REASONS, TokenBytes, fingerprint, usage_json
@@ -23,6 +23,7 @@ from fathom.server.dialects import Chunk
 from fathom.server.errors import bad_request, invalid
 from fathom.server.generation import Generation
 from fathom.server.models import DEFAULT_MAX_TOKENS, mode_of
+from fathom.server.searched import ServerEvent
 from fathom.server.service import Service
 from fathom.text import Answer
 
@@ -114,7 +115,7 @@ class TextChunks:
         self._choices = [_Choice(length=len(echo)) for _ in range(n)]
         self._usages: list[Usage] = []
 
-    def chunks(self, choice: int, event: EngineEvent) -> list[Chunk]:
+    def chunks(self, choice: int, event: ServerEvent) -> list[Chunk]:
         """The chunks that `event` adds to the stream."""
         if isinstance(event, TokenLogprobs):
             self._choices[choice].logprobs.append(event)

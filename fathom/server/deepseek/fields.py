@@ -202,6 +202,7 @@ class ChatFields(GenerationFields):
     tool_choice: Literal["none", "auto", "required"] | NamedToolChoice | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    search: bool = False
 
     @model_validator(mode="after")
     def _fits_together(self) -> "ChatFields":
@@ -209,6 +210,9 @@ class ChatFields(GenerationFields):
             raise ValueError("top_logprobs needs logprobs set to true")
         if self.max_tokens and self.max_completion_tokens and self.max_tokens != self.max_completion_tokens:
             raise ValueError("max_tokens and max_completion_tokens say different things: send one of them")
+        if self.search and self.tools and self.tool_choice != "none":
+            # What stands in a page could make the model call them.
+            raise ValueError("search and tools do not go together: search in one request, call tools in another")
         for message in self.messages[:-1]:
             if isinstance(message, AssistantMessage) and message.prefix:
                 raise ValueError("prefix may only be set on the last message")

@@ -1,0 +1,180 @@
+"""Search for an answer: from a conversation to numbered sources and the prompt that holds them.
+
+One face for every dialect, for the app's runs and for the command. It knows no dialect and starts no generation; what
+it finds goes through `fathom.server.searched` while the answer is generated.
+"""
+
+import asyncio
+import datetime
+import logging
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from fathom.search.configured import EngineSettings, web_engines
+from fathom.search.engines import LocalEngine, SearchEngine, Source
+from fathom.search.extraction import Extractor
+from fathom.search.index import Index
+from fathom.search.prompts import fit_passages, search_prompt
+from fathom.search.searching import DEFAULT_SOURCES, Note, Progress, Searcher, SearchResult
+from fathom.server.errors import bad_request
+from fathom.text import Message, TextError
+
+if TYPE_CHECKING:
+    from fathom.engine import Engine
+
+log = logging.getLogger("fathom.server")
+
+PASSAGE_TOKENS = 3072  # of sources in one prompt, where the model's context has room for them
+ANSWER_TOKENS = 1024  # of the context that sources leave free
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a search gave. Source number N of the prompt is `sources[N - 1]`; `notes` say what failed, also that
+    nothing was found. `messages` is the conversation with the search prompt in place of its last user's turn.
+    """
+
+    queries: tuple[str, ...]
+    sources: tuple[Source, ...]
+    notes: tuple[Note, ...]
+    messages: tuple[Message, ...]
+
+
+class SearchService:
+    """The engines, own documents and page reader of this machine. Opened at the first search; thread-safe.
+
+    `documents_for`: names of keys and users who may search the own documents, besides whoever has no key.
+    """
+
+    def __init__(
+        self, settings: EngineSettings, index_path: Path, *, documents_for: frozenset[str] = frozenset()
+    ) -> None:
+        self._settings = settings
+        self._index_path = index_path
+        self._documents_for = documents_for
+        self._index: Index | None = None
+        self._extractor = Extractor()
+
+    @property
+    def index(self) -> Index:
+        """The own documents."""
+        if self._index is None:
+            self._index = Index(self._index_path)
+        return self._index
+
+    async def find(
+        self,
+        engine: "Engine",
+        messages: Sequence[Message],
+        progress: Progress | None = None,
+        *,
+        caller: str | None = None,
+        question: str | None = None,
+        own: Sequence[SearchEngine] = (),
+        k: int = DEFAULT_SOURCES,
+    ) -> Found:
+        """Search for the last user's turn and put what is found into it. What fails becomes a note.
+
+        Args:
+            engine: whose context bounds the sources.
+            messages: the conversation, a turn of the user among it.
+            progress: told each step, on the event loop.
+            caller: name of the key or user who asks; None: the owner of this machine.
+            question: what to look for, where the turn holds more than it (files).
+            own: more engines for this search, such as the files of a conversation.
+            k: most sources.
+
+        Raises:
+            ApiError: there is no turn of the user, or the template cannot render the conversation.
+
+        """
+        place = last_user_turn(messages)
+        asked = question or messages[place].content or ""
+        notes: list[Note] = []
+        result = await _survived(self._search(asked, own, caller, k, progress, notes), asked)
+        return await asyncio.to_thread(_place, engine, messages, place, result, notes)
+
+    async def _search(
+        self,
+        asked: str,
+        own: Sequence[SearchEngine],
+        caller: str | None,
+        k: int,
+        progress: Progress | None,
+        notes: list[Note],
+    ) -> SearchResult:
+        engines = [*own, *self._own_documents(caller, notes), *web_engines(self._settings)]
+        searcher = Searcher(engines, extractor=self._extractor, private_origins=self._settings.private_origins)
+        return await searcher.search(asked, k=k, progress=progress)
+
+    def _own_documents(self, caller: str | None, notes: list[Note]) -> list[SearchEngine]:
+        if caller is None or caller in self._documents_for:
+            return [LocalEngine(self.index)]
+        text = "this machine's own documents are searched only for its owner, and for whom documents_for names"
+        notes.append(Note("documents_private", caller, text))
+        return []
+
+    def close(self) -> None:
+        """Close what was opened."""
+        self._extractor.close()
+        if self._index is not None:
+            self._index.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+async def _survived(search: Awaitable[SearchResult], asked: str) -> SearchResult:
+    """The search's result, or none with a note: whatever breaks in it, the answer goes on."""
+    try:
+        return await search
+    except Exception as error:
+        log.exception("a search failed")
+        note = Note("search_failed", type(error).__name__, f"the search failed: {error}; the server's log has more")
+        return SearchResult((asked,), (), (note,))
+
+
+def last_user_turn(messages: Sequence[Message]) -> int:
+    """The place of the turn that is searched for. Raises ApiError 400 where nobody asks anything."""
+    for place in reversed(range(len(messages))):
+        if messages[place].role == "user" and (messages[place].content or "").strip():
+            return place
+    raise bad_request("search needs a message of the user that asks something", "messages")
+
+
+def _place(
+    engine: "Engine", messages: Sequence[Message], place: int, result: SearchResult, notes: Sequence[Note]
+) -> Found:
+    """Sources cut to the room that the conversation leaves, and the prompt with them."""
+    question = messages[place].content or ""
+    today = datetime.datetime.now().astimezone().date()
+
+    def count(text: str) -> int:
+        return len(engine.tokenizer.encode(text))
+
+    def placed(sources: Sequence[Source]) -> tuple[Message, ...]:
+        turn = replace(messages[place], content=search_prompt(question, sources, today))
+        return (*messages[:place], turn, *messages[place + 1 :])
+
+    room = engine.max_tokens - ANSWER_TOKENS - _rendered_tokens(engine, placed(()))
+    sources = fit_passages(result.sources, min(room, PASSAGE_TOKENS), count)
+    notes = [*notes, *result.notes]
+    if result.sources and not sources:
+        text = "the conversation fills the model's context and leaves no room for sources: begin a new one"
+        notes.append(Note("no_room", engine.model_name, text))
+    return Found(result.queries, tuple(sources), tuple(notes), placed(sources))
+
+
+def _rendered_tokens(engine: "Engine", messages: Sequence[Message]) -> int:
+    try:
+        return len(engine.render(messages).ids)
+    except TextError as error:
+        raise bad_request(str(error), "messages") from error
