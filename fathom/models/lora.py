@@ -7,6 +7,7 @@ M rows, R rank, I and O the input and output size of a layer.
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Self
 
 import torch
@@ -52,7 +53,7 @@ class Adapter:
 class LowRankTraining:
     """An adapter attached to a model: its pairs are float32 parameters, the model's own weights stay as they are.
 
-    The layers compute in the dtype of their input; hooks add the adapter's part, and `detach` takes them away again.
+    The layers compute in the dtype of their input. `detach` leaves the model as it was.
 
     Args:
         model: the model; its parameters are frozen.
@@ -68,12 +69,14 @@ class LowRankTraining:
         model.requires_grad_(False)
         self.scale = adapter.scale
         self.parameters: dict[str, nn.Parameter] = {}
-        self._handles = []
+        self._layers: list[nn.Linear] = []
         for name, (a_RI, b_OR) in adapter.pairs.items():
             a, b = (nn.Parameter(tensor.detach().clone().float()) for tensor in (a_RI, b_OR))
             self.parameters[f"{name}.A"], self.parameters[f"{name}.B"] = a, b
-            hook = _LowRankHook(self.scale, a, b)
-            self._handles.append(model.get_submodule(name).register_forward_hook(hook))
+            layer = model.get_submodule(name)
+            assert isinstance(layer, nn.Linear)
+            layer.forward = partial(_forward, layer, a, b, self.scale)  # type: ignore[method-assign]
+            self._layers.append(layer)
 
     def adapter(self) -> Adapter:
         """The adapter as it is now; its tensors are the parameters themselves and go on changing with them."""
@@ -83,9 +86,9 @@ class LowRankTraining:
 
     def detach(self) -> None:
         """Leave the model as it was before."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+        for layer in self._layers:
+            del layer.forward  # the class's own shows again
+        self._layers.clear()
 
     def __enter__(self) -> Self:
         return self
@@ -94,16 +97,37 @@ class LowRankTraining:
         self.detach()
 
 
-class _LowRankHook:
-    """Adds scale * B (A x) to what a linear layer returned."""
+class _LowRankLinear(torch.autograd.Function):
+    """W x + bias + scale * B (A x) with W and bias frozen: no gradient of the size of W is ever made, and the adapter's
+    part is added in place, forward and backward.
+    """
 
-    def __init__(self, scale: float, a_RI: nn.Parameter, b_OR: nn.Parameter) -> None:
-        self._scale, self._a_RI, self._b_OR = scale, a_RI, b_OR
+    @staticmethod
+    def forward(
+        ctx: Any, x_MI: Tensor, weight_OI: Tensor, bias_O: Tensor | None, a_RI: Tensor, b_OR: Tensor, scale: float
+    ) -> Tensor:
+        a_RI, b_OR = a_RI.to(x_MI.dtype), (scale * b_OR).to(x_MI.dtype)
+        narrow_MR = F.linear(x_MI, a_RI)
+        out_MO = F.linear(x_MI, weight_OI, bias_O).addmm_(narrow_MR, b_OR.t())
+        ctx.save_for_backward(x_MI, narrow_MR, weight_OI, a_RI, b_OR)
+        ctx.scale = scale
+        return out_MO
 
-    def __call__(self, _layer: nn.Module, inputs: tuple[Any, ...], output_MO: Tensor) -> Tensor:
-        (input_MI,) = inputs
-        narrow_MR = F.linear(input_MI, self._a_RI.to(input_MI.dtype))
-        return output_MO + F.linear(narrow_MR, (self._scale * self._b_OR).to(input_MI.dtype))
+    @staticmethod
+    def backward(ctx: Any, gradient_MO: Tensor) -> tuple[Tensor | None, None, None, Tensor, Tensor, None]:
+        x_MI, narrow_MR, weight_OI, a_RI, b_OR = ctx.saved_tensors
+        narrow_gradient_MR = gradient_MO @ b_OR
+        a_gradient_RI = (narrow_gradient_MR.t() @ x_MI).float()
+        b_gradient_OR = (gradient_MO.t() @ narrow_MR).float() * ctx.scale
+        if not ctx.needs_input_grad[0]:
+            return None, None, None, a_gradient_RI, b_gradient_OR, None
+        x_gradient_MI = (gradient_MO @ weight_OI).addmm_(narrow_gradient_MR, a_RI)
+        return x_gradient_MI, None, None, a_gradient_RI, b_gradient_OR, None
+
+
+def _forward(layer: nn.Linear, a_RI: nn.Parameter, b_OR: nn.Parameter, scale: float, x_MI: Tensor) -> Tensor:
+    out: Tensor = _LowRankLinear.apply(x_MI, layer.weight, layer.bias, a_RI, b_OR, scale)  # type: ignore[no-untyped-call]
+    return out
 
 
 def fresh(

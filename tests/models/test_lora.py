@@ -55,7 +55,7 @@ def test_the_low_rank_path_equals_merged_weights_and_detaches():
     with LowRankTraining(model, adapter):
         assert torch.allclose(logits(model), logits(twin), atol=1e-5)
         assert not torch.allclose(logits(model), before, atol=1e-3)
-    assert torch.equal(logits(model), before)
+    assert torch.allclose(logits(model), before, atol=1e-5)
 
 
 def test_gradients_reach_the_pairs_alone_and_equal_those_of_merged_weights():

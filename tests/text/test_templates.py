@@ -35,7 +35,20 @@ V3_RESULTS = f"{RESULTS}{RESULT}one{END_RESULT}\n{RESULT}two{END_RESULT}{END_RES
 V31_CALLS = f'{CALLS}{CALL}add{SEP}{{"a": 1}}{END_CALL}{CALL}now{SEP}{{}}{END_CALL}{END_CALLS}'
 V31_RESULTS = f"{RESULT}one{END_RESULT}{RESULT}two{END_RESULT}"
 
+IM_U, IM_A = "<|im_start|>user\n", "<|im_start|>assistant\n"
+
 GOLDEN = [
+    ("chatml-think", [HI], True, f"{IM_U}Hi<|im_end|>\n{IM_A}<think>\n", "thought"),
+    ("chatml-think", [HI], False, f"{IM_U}Hi<|im_end|>\n{IM_A}", "any"),
+    (
+        "chatml-think",
+        [HI, Message("assistant", "<think>\nHm\n</think>\n\nSo"), WHY],
+        True,
+        f"{IM_U}Hi<|im_end|>\n{IM_A}So<|im_end|>\n{IM_U}Why?<|im_end|>\n{IM_A}<think>\n",
+        "thought",
+    ),
+    ("chatml-think", THOUGHT_CONTINUED, True, f"{IM_U}Hi<|im_end|>\n{IM_A}<think>\nHm", "thought"),
+    ("chatml-think", BOTH_CONTINUED, True, f"{IM_U}Hi<|im_end|>\n{IM_A}<think>\nHm\n</think>\n\nSo", "answer"),
     ("deepseek-v2", [HI], False, f"{B}User: Hi\n\nAssistant:", "any"),
     ("deepseek-v2", TALK, False, f"{B}Be brief.\n\nUser: Hi\n\nAssistant: Hello{E}User: Why?\n\nAssistant:", "any"),
     ("deepseek-v2", CONTINUED, False, f"{B}User: Hi\n\nAssistant: So", "answer"),

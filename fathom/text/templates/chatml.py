@@ -14,18 +14,26 @@ START = Control("<|im_start|>")
 END = Control("<|im_end|>")
 CALL = Control("<tool_call>")
 END_CALL = Control("</tool_call>")
+THINK = Control("<think>")
+END_THINK = Control("</think>")
 RESULT = Control("<tool_response>")
 END_RESULT = Control("</tool_response>")
 
 
 class ChatML(EncodedTemplate):
-    """`default_system` stands in where a conversation begins without a system message; None for none."""
+    """`default_system` stands in where a conversation begins without a system message; None for none.
+
+    `thinks`: for weights or an adapter trained to think (as Fathom's R1 recipe does): a thought stands in
+    `<think>` tags before the answer, as tokens where the vocabulary has them and else as text, and is left out of the
+    history.
+    """
 
     call_format = CallFormat.HERMES
 
-    def __init__(self, tokenizer: Tokenizer, default_system: str | None = None) -> None:
-        super().__init__(tokenizer, "chatml")
+    def __init__(self, tokenizer: Tokenizer, default_system: str | None = None, *, thinks: bool = False) -> None:
+        super().__init__(tokenizer, "chatml", thinks=thinks)
         self.default_system = default_system
+        self.has_thoughts = thinks
 
     def _write(self, writer: PromptWriter, conversation: Conversation) -> Channel:
         messages, tools = conversation.messages, conversation.tools
@@ -40,11 +48,25 @@ class ChatML(EncodedTemplate):
                 continue
             for message in group:
                 if message.prefix:
-                    writer.write(START, "assistant\n", message.content or "")
-                    return "answer" if message.content else "any"
+                    return self._continue(writer, message)
                 self._write_turn(writer, message)
         writer.write(START, "assistant\n")
+        if conversation.thinking:
+            writer.write(THINK, "\n")
+            return "thought"
         return "any"
+
+    def _continue(self, writer: PromptWriter, message: Message) -> Channel:
+        """Write the beginning of a turn that the model is to go on with."""
+        content, thought = message.content or "", message.reasoning_content
+        writer.write(START, "assistant\n")
+        if thought is not None and self.thinks:
+            writer.write(THINK, "\n", thought)
+            if not content:
+                return "thought"
+            writer.write("\n", END_THINK, "\n\n")
+        writer.write(content)
+        return "answer" if content else "any"
 
     def _write_system(self, writer: PromptWriter, system: str | None, tools: Sequence[Tool]) -> None:
         writer.write(START, "system\n", system or "")
@@ -61,9 +83,10 @@ class ChatML(EncodedTemplate):
 
     def _write_turn(self, writer: PromptWriter, message: Message) -> None:
         role = "system" if message.role == "developer" else message.role
+        content = (message.content or "").lstrip("\n") if self.thinks else message.content or ""
         writer.write(START, role)
-        if message.content or not message.tool_calls:
-            writer.write("\n", message.content or "")
+        if content or not message.tool_calls:
+            writer.write("\n", content)
         for call in message.tool_calls:
             writer.write("\n", CALL, f"\n{call_json(call)}\n", END_CALL)
         writer.write(END, "\n")

@@ -20,6 +20,7 @@ _DIALECTS: dict[str, Callable[[Tokenizer], ChatTemplate]] = {
     "deepseek-r1-0528": lambda tokenizer: DeepSeekV3(tokenizer, "deepseek-r1-0528"),
     "deepseek-v3.1": DeepSeekV31,
     "chatml": ChatML,
+    "chatml-think": lambda tokenizer: ChatML(tokenizer, thinks=True),
     "llama-3": Llama3,
 }
 _CALL = ToolCall("0", "look_up", '{"word": "a"}')

@@ -56,7 +56,7 @@ class EncodedTemplate(ABC):
     """A dialect written by our own code: control tokens come from the code alone, so text can never forge them."""
 
     call_format: ClassVar[CallFormat | None] = None
-    has_thoughts: ClassVar[bool] = False  # whether answers in the history may still hold their thoughts in tags
+    has_thoughts: bool = False  # whether answers in the history may still hold their thoughts in tags
 
     def __init__(self, tokenizer: Tokenizer, name: str, *, thinks: bool = False) -> None:
         self.tokenizer = tokenizer
