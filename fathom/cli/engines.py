@@ -10,7 +10,7 @@ from fathom.cli.terminal import Progress
 if TYPE_CHECKING:
     from fathom.engine import Engine
 
-_FLAGS = ("model", "device", "dtype", "threads", "runner", "context", "cache_mib", "dialect")
+_FLAGS = ("model", "device", "dtype", "threads", "runner", "context", "cache_mib", "speculation", "dialect")
 
 
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
@@ -24,6 +24,11 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--runner", choices=["auto", "native", "torch"], help="what computes (FATHOM_RUNNER)")
     parser.add_argument("--context", type=int, metavar="N", help="most tokens of one conversation (FATHOM_CONTEXT)")
     parser.add_argument("--cache-mib", type=int, metavar="N", help="memory for the cache (FATHOM_CACHE_MIB)")
+    parser.add_argument(
+        "--speculation",
+        choices=["auto", "lookup", "off"],
+        help="guess tokens ahead where it pays; answers stay the same (FATHOM_SPECULATION)",
+    )
     parser.add_argument("--dialect", help="how conversations are written, such as chatml (FATHOM_DIALECT)")
 
 
@@ -45,6 +50,7 @@ def load_engine(settings: Settings, progress: "Callable[[str, float | None], Non
         max_context=settings["context"] or None,
         cache_bytes=settings["cache_mib"] * 2**20 or None,
         dialect=settings["dialect"],
+        speculation=settings["speculation"],
         progress=progress,
     )
 

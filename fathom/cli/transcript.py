@@ -77,7 +77,11 @@ def report(reply: Reply) -> dict[str, Any]:
         "reasoning_content": reply.reasoning_content or None,
         "finish_reason": finished.reason,
         "usage": usage_json([finished.usage]),
-        "timings": dataclasses.asdict(finished.timings),
+        "timings": {
+            **dataclasses.asdict(finished.timings),
+            "drafted_tokens": finished.usage.drafted_tokens,
+            "accepted_tokens": finished.usage.accepted_tokens,
+        },
     }
     if reply.calls:
         facts["tool_calls"] = reply.calls
@@ -96,6 +100,8 @@ def summary(reply: Reply) -> str:
         parts.append(f"first after {timings.first_token_seconds:.2f} s")
     if timings.decode_tokens_per_second is not None:
         parts.append(f"{timings.decode_tokens_per_second:.0f} tokens/s")
+    if usage.drafted_tokens:
+        parts.append(f"{usage.accepted_tokens} of {usage.drafted_tokens} guessed ahead were right")
     return ", ".join([*parts, f"{timings.total_seconds:.2f} s in all"])
 
 

@@ -9,6 +9,7 @@ from fathom.engine.output import Output
 from fathom.engine.request import EngineEvent, Finished, FinishReason, OnEvent, Request, Timings, Usage
 from fathom.engine.sampler import SamplingState, TokenChoice
 from fathom.engine.scheduler import ScheduledSequence
+from fathom.engine.speculation import Drafting
 from fathom.text import StreamParser
 
 log = logging.getLogger("fathom.engine")
@@ -39,6 +40,8 @@ class ActiveRequest:
     ) -> None:
         self.request = request
         self.sampling = SamplingState(request.params, request.prompt.ids)
+        self.speculates = True  # whether its tokens may be guessed ahead
+        self.drafting: Drafting | None = None  # made when that begins
         self.cancelled = False  # asked for, by any thread
         self.over = False
         self._output = Output(parser, request.params.stop, self._send)
@@ -57,6 +60,15 @@ class ActiveRequest:
         if self._started is None:
             self._started = time.monotonic()
 
+    @property
+    def forced(self) -> Sequence[int]:
+        """Tokens that will come next, whatever the model says."""
+        return self._forced
+
+    def tokens_left(self, sequence: ScheduledSequence["ActiveRequest"]) -> int:
+        """How many tokens it may still generate."""
+        return self._max_new_tokens - (len(sequence.tokens) - sequence.prompt_tokens)
+
     def take(self, choice: TokenChoice, sequence: ScheduledSequence["ActiveRequest"]) -> FinishReason | None:
         """Append the next token and send what it completes; the reason, if that ends the request."""
         if self._forced:
@@ -71,7 +83,7 @@ class ActiveRequest:
         thought_tokens = self._output.thought_tokens
         if self._output.push(choice):
             return "stop"
-        if len(sequence.tokens) - sequence.prompt_tokens >= self._max_new_tokens:
+        if self.tokens_left(sequence) <= 0:
             return "stop" if self._output.finish() else "length"
         if self._output.thought_tokens > thought_tokens:
             self._bound_thought()
@@ -84,7 +96,8 @@ class ActiveRequest:
         self.over = True
         tokens = tuple(sequence.tokens[sequence.prompt_tokens :])
         cached = sequence.cached_tokens or 0
-        usage = Usage(sequence.prompt_tokens, cached, len(tokens), self._output.thought_tokens)
+        drafted, accepted = (self.drafting.drafted, self.drafting.accepted) if self.drafting else (0, 0)
+        usage = Usage(sequence.prompt_tokens, cached, len(tokens), self._output.thought_tokens, drafted, accepted)
         timings = self._timings(sequence.prompt_tokens - cached, len(tokens))
         finished = Finished(reason, usage, timings, tokens, self._output.stop_string, error)
         self._send(finished)

@@ -7,7 +7,8 @@ import logging
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -19,6 +20,8 @@ from fathom.engine.request import FinishReason
 from fathom.engine.runner import Runner, SequenceStep
 from fathom.engine.sampler import TokenChoice, sample
 from fathom.engine.scheduler import ScheduledSequence, Scheduler, StepPlan
+from fathom.engine.speculation import SpeculationMode
+from fathom.engine.speculator import Speculator
 from fathom.engine.stats import Counts, EngineLimits, Load
 
 log = logging.getLogger("fathom.engine")
@@ -29,11 +32,21 @@ ActiveSequence = ScheduledSequence[ActiveRequest]
 Ending = tuple[ActiveSequence, FinishReason, str | None]
 
 
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """What a step chose for one sequence: a token after each of its last own token and its draft's tokens."""
+
+    sequence: ActiveSequence
+    draft: Sequence[int]
+    choices: Sequence[TokenChoice | None]
+
+
 class EngineCore:
     """Owns the thread and the scheduler; all its public methods are called from other threads."""
 
-    def __init__(self, runner: Runner, limits: EngineLimits, name: str) -> None:
+    def __init__(self, runner: Runner, limits: EngineLimits, name: str, speculation: SpeculationMode = "auto") -> None:
         self._runner = runner
+        self._speculator = Speculator(runner, speculation)
         self._limits = limits
         self._scheduler = Scheduler[ActiveRequest](
             PagePool(runner.n_pages),
@@ -143,6 +156,7 @@ class EngineCore:
         self._end([(sequence, "cancelled", None) for sequence in cancelled if not sequence.owner.over])
         with self._wake:
             plan = self._scheduler.plan()
+            self._speculator.add_drafts(plan, self._scheduler)
         if plan.chosen:
             self._step(plan)
         return True
@@ -152,8 +166,9 @@ class EngineCore:
 
     def _step(self, plan: StepPlan[ActiveRequest]) -> None:
         work = plan.work
+        starts = [(sequence, sequence.computed) for sequence, _ in work]
         try:
-            sampling, choices = self._compute(work)
+            sampled = self._compute(plan)
         except Exception as error:
             log.exception("a step failed; its %d requests end with an error", len(work))
             self._note_failure(error)
@@ -162,29 +177,50 @@ class EngineCore:
         with self._wake:
             self._scheduler.commit(plan)
             self._failed_in_a_row, self._failure = 0, None
-        endings = [self._advance(sequence, choice) for sequence, choice in zip(sampling, choices, strict=True)]
+        endings = [self._advance(one) for one in sampled]
         self._end([ending for ending in endings if ending is not None])
+        self._speculator.ask_modules(starts)
 
-    def _compute(
-        self, work: Sequence[tuple[ActiveSequence, int]]
-    ) -> tuple[list[ActiveSequence], list[TokenChoice | None]]:
-        """Run the model and choose a token for each sequence whose last token ran."""
-        steps, sampling = [], []
-        for sequence, count in work:
+    def _compute(self, plan: StepPlan[ActiveRequest]) -> list[Sampled]:
+        """Run the model and choose tokens for each sequence whose last token ran."""
+        steps: list[SequenceStep] = []
+        sampling: list[tuple[ActiveSequence, Sequence[int]]] = []
+        for sequence, count in plan.work:
             sequence.owner.start()
-            last = count == sequence.remaining
-            tokens = sequence.tokens[sequence.computed : sequence.computed + count]
+            last, draft = count == sequence.remaining, plan.draft_of(sequence)
+            tokens = [*sequence.tokens[sequence.computed : sequence.computed + count], *draft]
             steps.append(SequenceStep(tokens, sequence.computed, sequence.table.pages, count - last))
             if last:
-                sampling.append(sequence)
+                sampling.append((sequence, draft))
         began = time.perf_counter()
         logits_BV = self._runner.step(steps)
-        self._count_step(sum(count for _, count in work), time.perf_counter() - began)
-        _check_rows(logits_BV, len(sampling))
-        return sampling, sample(logits_BV, [sequence.owner.sampling for sequence in sampling]) if sampling else []
+        rows = sum(len(step.tokens) for step in steps)
+        self._count_step(rows, time.perf_counter() - began)
+        states = [state for sequence, draft in sampling for state in sequence.owner.sampling.along(draft)]
+        _check_rows(logits_BV, len(states))
+        choices = iter(sample(logits_BV, states) if states else [])
+        if len(states) == rows:
+            self._speculator.observe_step(rows, time.perf_counter() - began)
+        return [Sampled(sequence, draft, list(islice(choices, 1 + len(draft)))) for sequence, draft in sampling]
 
-    def _advance(self, sequence: ActiveSequence, choice: TokenChoice | None) -> Ending | None:
-        """Give a sequence its token; how it ends, if it does."""
+    def _advance(self, sampled: Sampled) -> Ending | None:
+        """Give a sequence its token, and further ones as long as its draft foresaw them; how it ends, if it does."""
+        sequence, draft = sampled.sequence, sampled.draft
+        ending, taken, accepted = None, 0, 0
+        for index, choice in enumerate(sampled.choices):
+            ending = self._take(sequence, choice)
+            taken += choice is not None
+            foreseen = choice is not None and index < len(draft) and sequence.tokens[-1] == draft[index]
+            accepted += foreseen
+            if ending is not None or not foreseen:
+                break
+        if draft:
+            sequence.owner.sampling.give_back(len(sampled.choices) - taken)
+            self._count_draft(sequence, draft, accepted, taken)
+        return ending
+
+    def _take(self, sequence: ActiveSequence, choice: TokenChoice | None) -> Ending | None:
+        """Give a sequence one token."""
         if choice is None:
             return sequence, "error", "the model's output is not finite (NaN or infinite)"
         try:
@@ -195,6 +231,15 @@ class EngineCore:
         if sequence.owner.cancelled:
             reason = "cancelled"
         return None if reason is None else (sequence, reason, None)
+
+    def _count_draft(self, sequence: ActiveSequence, draft: Sequence[int], accepted: int, taken: int) -> None:
+        """Note how a draft fared. Of the tokens taken all but the last are in the cache."""
+        with self._wake:
+            self._scheduler.accept(sequence, max(0, min(taken - 1, accepted)))
+            self._counts.drafts += 1
+            self._counts.drafted_tokens += len(draft)
+            self._counts.accepted_tokens += accepted
+        self._speculator.observe_draft(sequence.owner, accepted)
 
     def _end(self, endings: Sequence[Ending]) -> None:
         """Free the pages of requests that are over, then tell them."""

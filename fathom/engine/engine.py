@@ -14,6 +14,7 @@ from fathom.engine.mailbox import AsyncMailbox, Mailbox
 from fathom.engine.request import EngineEvent, Finished, OnEvent, Request
 from fathom.engine.runner import Runner
 from fathom.engine.sampling import SamplingParams
+from fathom.engine.speculation import SpeculationMode
 from fathom.engine.stats import EngineLimits, EngineStats
 from fathom.models.config import ModelConfig
 from fathom.text import ChatTemplate, Message, PlainParser, Prompt, StreamParser, Tokenizer, Tool
@@ -52,6 +53,8 @@ class Engine:
         limits: bounds on step, batch and queue.
         policy: what was chosen for this machine, in words, for `stats`.
         defaults: what holds where a request says nothing.
+        speculation: "auto": guess tokens ahead by what was said before, and by the model's own modules where it has
+            any, as far as that pays; "lookup": without the modules; "off". What is answered does not depend on it.
 
     """
 
@@ -66,6 +69,7 @@ class Engine:
         limits: EngineLimits | None = None,
         policy: Mapping[str, str] | None = None,
         defaults: GenerationDefaults | None = None,
+        speculation: SpeculationMode = "auto",
     ) -> None:
         self.runner = runner
         self.tokenizer = tokenizer
@@ -76,7 +80,7 @@ class Engine:
         self.max_tokens = min(runner.max_context, runner.n_pages * runner.page_tokens)  # of prompt and output together
         self._limits = limits or EngineLimits()
         self._policy = dict(policy or {})
-        self._core = EngineCore(runner, self._limits, model_name)
+        self._core = EngineCore(runner, self._limits, model_name, speculation)
         atexit.register(self.close)  # a daemon thread inside native code must not outlive the interpreter
 
     def submit(self, request: Request, on_event: OnEvent) -> Ticket:

@@ -16,6 +16,7 @@ from fathom.engine.errors import InvalidRequestError
 from fathom.engine.native_runner import NativeRunner
 from fathom.engine.policy import Choice
 from fathom.engine.runner import Runner
+from fathom.engine.speculation import MODES, SpeculationMode
 from fathom.engine.stats import EngineLimits
 from fathom.engine.torch_runner import TorchRunner, bytes_per_page
 from fathom.text import ChatTemplate, MissingTemplate, TemplateError, Tokenizer, chat_template
@@ -49,6 +50,7 @@ def load(
     max_context: int | None = None,
     cache_bytes: int | None = None,
     dialect: str | None = None,
+    speculation: SpeculationMode = "auto",
     limits: EngineLimits | None = None,
     progress: Progress | None = None,
 ) -> Engine:
@@ -65,6 +67,7 @@ def load(
         cache_bytes: memory for the cache; None: a share of what is free.
         dialect: how conversations are written, such as "chatml" or "deepseek-r1"; None: as the checkpoint says. A base
             model, which says nothing, takes plain prompts only.
+        speculation: "auto", "lookup" or "off": see `Engine`.
         limits: bounds of step, batch and queue; None: by device.
         progress: called with what is being done and, where known, how much of it (0 to 1).
 
@@ -73,6 +76,8 @@ def load(
         InvalidRequestError: the wishes contradict each other or this machine.
 
     """
+    if speculation not in MODES:
+        raise InvalidRequestError(f"speculation is {speculation!r}; use {', '.join(MODES)}")
     report = progress or (lambda _stage, _fraction: None)
     report("opening the checkpoint", None)
     path = resolve(str(ref))
@@ -95,6 +100,7 @@ def load(
         limits=wishes.limits,
         policy=policy.in_words(choices),
         defaults=read_defaults(checkpoint),
+        speculation=speculation,
     )
 
 

@@ -29,7 +29,7 @@ class PagedCache:
         self.page_tokens = page_tokens
         self.groups: Sequence[Group] = ()
         self._rank = config.kv_lora_rank
-        shape = (config.num_hidden_layers, n_pages * page_tokens, config.cache_width)
+        shape = (config.num_cache_layers, n_pages * page_tokens, config.cache_width)
         self._slots_LXC = _zeros(shape, dtype, device)  # X: slot = page * page_tokens + offset
         self._new_slots_N = torch.empty(0, dtype=torch.int64, device=device)
         self._read_slots: dict[int, Tensor] = {}  # first row of a group -> slots_BS

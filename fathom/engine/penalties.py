@@ -1,6 +1,8 @@
 """What moves logits before a token is chosen: penalties for tokens that occurred, and the request's logit bias."""
 
+import copy
 from collections.abc import Mapping, Sequence
+from typing import Self
 
 import numpy as np
 import torch
@@ -18,6 +20,12 @@ class Occurrences:
         self._tokens = np.concatenate([known, np.zeros(64, dtype=np.int64)])
         self._counts = np.zeros(len(self._tokens), dtype=np.float32)
         self._index = {int(token): index for index, token in enumerate(known)}
+
+    def copy(self) -> Self:
+        """The same counts, to be added to apart."""
+        twin = copy.copy(self)
+        twin._tokens, twin._counts, twin._index = self._tokens.copy(), self._counts.copy(), self._index.copy()
+        return twin
 
     def add(self, token: int) -> None:
         """Count one more generated token."""

@@ -49,13 +49,16 @@ class TokenLogprobs:
 class Usage:
     """Tokens of one request. `cached_tokens` is the part of the prompt found in the prefix cache (multiples of 64).
 
-    `completion_tokens` counts every generated token, thought and stop token included.
+    `completion_tokens` counts every generated token, thought and stop token included. `drafted_tokens` were guessed
+    ahead (speculative decoding), and `accepted_tokens` of them turned out to be the model's own.
     """
 
     prompt_tokens: int
     cached_tokens: int
     completion_tokens: int
     thought_tokens: int
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
-"""What the engine asks of whatever computes: one call per step, logits back."""
+"""What the engine asks of whatever computes: one call per step, logits back; and, of models that can, drafts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -12,7 +12,8 @@ class SequenceStep:
     """One sequence's part of a step.
 
     Attributes:
-        tokens: ids to run now, at positions start, start + 1, ...
+        tokens: ids to run now, at positions start, start + 1, ... The last ones may be a draft, which the step's logits
+            confirm or not; entries of tokens that are not kept are written again by a later step.
         start: tokens of the sequence that are in the cache already.
         pages: page numbers in the order of positions; they cover start + len(tokens) tokens, or more. Token t of the
             sequence lies in pages[t // page_tokens] at t % page_tokens. Valid during the call only.
@@ -24,6 +25,22 @@ class SequenceStep:
     start: int
     pages: Sequence[int]
     logits_from: int
+
+
+@dataclass(frozen=True, slots=True)
+class Continuation:
+    """What became of one sequence's part of the last step.
+
+    Attributes:
+        kept: how many of its tokens stay; the others were rejected drafts. 0: the sequence is over, nothing is wanted.
+        following: the tokens that follow the kept ones, as far as they are known; at least one.
+        wanted: how many tokens after `following` to guess; 0: only fill the prediction modules' cache.
+
+    """
+
+    kept: int
+    following: Sequence[int]
+    wanted: int
 
 
 class Runner(Protocol):
@@ -42,4 +59,23 @@ class Runner(Protocol):
 
     def close(self) -> None:
         """Free weights and cache; no step follows."""
+        ...
+
+
+@runtime_checkable
+class DraftingRunner(Runner, Protocol):
+    """A runner whose model can guess further tokens: multi-token prediction modules (V3, section 2.2).
+
+    `max_draft` is the most tokens that it can guess at once; 0: this model has no module.
+    """
+
+    max_draft: int
+
+    def draft(self, continuations: Sequence[Continuation]) -> list[list[int]]:
+        """Guess tokens for each sequence of the last step, in its order; called at most once between two steps.
+
+        The pages of sequences that are kept are those of the step. Guesses need not be right: the next step confirms
+        them. What they are made from may be stale where a prefix was shared or `draft` was not called; only how often
+        they are right suffers.
+        """
         ...

@@ -9,6 +9,7 @@ B rows, V vocabulary, K candidates, M blocks of the vocabulary.
 """
 
 import random
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -32,22 +33,63 @@ class TokenChoice:
     alternatives: tuple[tuple[int, float], ...] = ()  # most probable first
 
 
+class Uniforms:
+    """A request's random numbers in [0, 1), one per token; those drawn for tokens that came to nothing come again."""
+
+    def __init__(self, seed: int | None) -> None:
+        self._random = random.Random(seed)
+        self._drawn: deque[float] = deque(maxlen=64)  # latest last
+        self._again: list[float] = []  # next last
+
+    def draw(self) -> float:
+        """The next number."""
+        self._drawn.append(self._again.pop() if self._again else self._random.random())
+        return self._drawn[-1]
+
+    def give_back(self, count: int) -> None:
+        """Have the last `count` numbers drawn again, in the same order."""
+        for _ in range(min(count, len(self._drawn))):
+            self._again.append(self._drawn.pop())
+
+
 class SamplingState:
     """What choosing one request's next token depends on: its parameters, its generator, the tokens so far."""
 
-    def __init__(self, params: SamplingParams, prompt: Sequence[int]) -> None:
+    def __init__(
+        self,
+        params: SamplingParams,
+        prompt: Sequence[int],
+        *,
+        uniforms: Uniforms | None = None,
+        occurrences: Occurrences | None = None,
+    ) -> None:
         self.params = params
-        self._random = random.Random(params.seed)
-        self.occurrences = Occurrences(prompt) if params.penalises else None
+        self._uniforms = uniforms or Uniforms(params.seed)
+        self.occurrences = occurrences or (Occurrences(prompt) if params.penalises else None)
 
     def uniform(self) -> float:
         """The next number of the request's generator, in [0, 1)."""
-        return self._random.random()
+        return self._uniforms.draw()
+
+    def give_back(self, rows: int) -> None:
+        """Forget the draws of the last rows, whose tokens came to nothing."""
+        if not self.params.greedy:
+            self._uniforms.give_back(rows)
 
     def observe(self, token: int) -> None:
         """Note a generated token."""
         if self.occurrences is not None:
             self.occurrences.add(token)
+
+    def along(self, draft: Sequence[int]) -> list["SamplingState"]:
+        """The states of the next token, of the one after draft[0], and so on; their numbers come from one generator."""
+        states, occurrences = [self], self.occurrences
+        for token in draft:
+            if occurrences is not None:
+                occurrences = occurrences.copy()
+                occurrences.add(token)
+            states.append(SamplingState(self.params, (), uniforms=self._uniforms, occurrences=occurrences))
+        return states
 
 
 def sample(logits_BV: Tensor, states: Sequence[SamplingState]) -> list[TokenChoice | None]:

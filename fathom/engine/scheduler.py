@@ -4,10 +4,14 @@ Every step has a budget of tokens. Sequences that decode (one token left to comp
 fill what is left, oldest request first, and new requests are admitted as long as pages and budget last. When a
 sequence needs a page and none is left, the youngest running one is preempted: it gives its pages back, waits at the
 front of the queue, and later computes its tokens again (what is still in the prefix cache is not computed twice).
+
+Drafts come last: they take what budget and pages the step leaves over, and never anybody's place. A draft's tokens are
+not their sequence's until they are accepted, so nothing has to be taken back when they are not.
 """
 
 from bisect import insort
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -52,11 +56,16 @@ class StepPlan(Generic[OwnerT]):
 
     budget: int
     chosen: dict[int, tuple[ScheduledSequence[OwnerT], int]] = field(default_factory=dict)  # by arrival
+    drafts: dict[int, Sequence[int]] = field(default_factory=dict)  # by arrival
 
     @property
     def work(self) -> list[tuple[ScheduledSequence[OwnerT], int]]:
-        """Sequences and how many of their tokens to run; single tokens (decodes) first."""
-        return sorted(self.chosen.values(), key=lambda item: item[1] > 1)
+        """Sequences and how many of their own tokens to run; what runs a single token comes first."""
+        return sorted(self.chosen.values(), key=lambda item: item[1] + len(self.draft_of(item[0])) > 1)
+
+    def draft_of(self, sequence: ScheduledSequence[OwnerT]) -> Sequence[int]:
+        """The tokens to verify after a sequence's own."""
+        return self.drafts.get(sequence.arrival, ())
 
     def choose(self, sequence: ScheduledSequence[OwnerT], count: int) -> None:
         """Run `count` tokens of a sequence."""
@@ -138,6 +147,27 @@ class Scheduler(Generic[OwnerT]):
         for sequence, count in plan.chosen.values():
             sequence.computed += count
             sequence.table.publish(sequence.tokens, sequence.computed)
+
+    def add_draft(self, plan: StepPlan[OwnerT], sequence: ScheduledSequence[OwnerT], draft: Sequence[int]) -> int:
+        """Have a draft verified after a chosen sequence's last token; returns how many of its tokens found room.
+
+        Pages are taken only if nobody who runs will soon need them.
+        """
+        room = len(sequence.table.pages) * self.page_tokens - len(sequence.tokens)
+        length = min(len(draft), plan.budget)
+        missing = sequence.table.missing(len(sequence.tokens) + length)
+        if missing and missing + self._promised() > self.pool.available:
+            length = min(length, room)
+        if length > 0:
+            sequence.table.grow(len(sequence.tokens) + length)
+            plan.drafts[sequence.arrival] = draft[:length]
+            plan.budget -= length
+        return max(length, 0)
+
+    def accept(self, sequence: ScheduledSequence[OwnerT], count: int) -> None:
+        """Note that a draft's first `count` tokens, now appended to the sequence, are in the cache already."""
+        sequence.computed += count
+        sequence.table.publish(sequence.tokens, sequence.computed)
 
     def _make_room(self, sequence: ScheduledSequence[OwnerT], n_tokens: int, plan: StepPlan[OwnerT]) -> bool:
         """Get the pages for `n_tokens` tokens, from the youngest if need be; False if the sequence itself had to go."""

@@ -37,6 +37,9 @@ class Counts:
     steps: int = 0
     failed_steps: int = 0
     step_seconds: float = 0.0  # inside the runner
+    drafts: int = 0  # verified, of one sequence in one step
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
     def finish(self, reason: str, prompt_tokens: int, cached_tokens: int, all_tokens: int) -> None:
         """Count a request that is over."""

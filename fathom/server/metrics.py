@@ -57,11 +57,15 @@ class Metrics:
         self.cached_tokens += cached_tokens
         self.generation_tokens += completion_tokens
 
-    def text(self, gauges: Mapping[str, tuple[str, float]]) -> str:
-        """The whole page; `gauges` maps a name to (help, value)."""
+    def text(
+        self, gauges: Mapping[str, tuple[str, float]], counters: Mapping[str, tuple[str, float]] | None = None
+    ) -> str:
+        """The whole page; `gauges` and `counters`, which are the engine's, map a name to (help, value)."""
         lines: list[str] = []
         for name, (about, value) in gauges.items():
             lines += _family(name, "gauge", about, [f"fathom_{name} {value:g}"])
+        for name, (about, value) in (counters or {}).items():
+            lines += _family(name, "counter", about, [f"fathom_{name} {value:.15g}"])
         by_status = [_sample("http_responses_total", "status", one, count) for one, count in self.responses.items()]
         lines += _family("http_responses_total", "counter", "Responses by status code.", by_status)
         by_reason = [_sample("request_success_total", "finished_reason", one, n) for one, n in self.finished.items()]

@@ -71,5 +71,10 @@ def metrics_text(service: Service) -> str:
             "num_preemptions": ("Sequences that lost their pages for a while.", load.preemptions),
             "engine_steps": ("Steps of the model.", load.counts.steps),
             "engine_step_seconds": ("Time inside the model.", load.counts.step_seconds),
-        }
+        },
+        {
+            "spec_decode_num_drafts_total": ("Drafts verified.", load.counts.drafts),
+            "spec_decode_num_draft_tokens_total": ("Tokens guessed ahead.", load.counts.drafted_tokens),
+            "spec_decode_num_accepted_tokens_total": ("Guessed tokens that were right.", load.counts.accepted_tokens),
+        },
     )

@@ -16,7 +16,7 @@ EVENTS = [
     Thought("Yes."),
     Answer("It is "),
     Answer("so."),
-    Finished("stop", Usage(5, 0, 4, 2), TIMINGS),
+    Finished("stop", Usage(5, 0, 4, 2, drafted_tokens=6, accepted_tokens=3), TIMINGS),
 ]
 
 
@@ -65,8 +65,10 @@ def test_the_report_has_the_promised_keys():
     assert (facts["content"], facts["reasoning_content"], facts["finish_reason"]) == ("It is so.", "Hm. Yes.", "stop")
     assert facts["usage"]["completion_tokens_details"]["reasoning_tokens"] == 2
     assert facts["timings"]["decode_tokens_per_second"] == 20.0
+    assert (facts["timings"]["drafted_tokens"], facts["timings"]["accepted_tokens"]) == (6, 3)
     assert facts["tool_calls"] == [{"id": "c", "name": "f", "arguments": "{}"}]
     assert "20 tokens/s" in summary(reply)
+    assert "3 of 6 guessed ahead were right" in summary(reply)
 
 
 def test_an_engine_that_failed_is_not_reported_as_an_answer():

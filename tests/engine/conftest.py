@@ -108,12 +108,16 @@ class MockRunner:
         for one in sequences:
             end = one.start + len(one.tokens)
             context = [self.pages[one.pages[p // self.page_tokens]][p % self.page_tokens] for p in range(end)]
-            chosen += [
-                self.script(context[: one.start + index + 1]) for index in range(one.logits_from, len(one.tokens))
-            ]
+            chosen += [self._next(context[: one.start + i + 1]) for i in range(one.logits_from, len(one.tokens))]
         logits = torch.zeros(len(chosen), self.vocab_size)
         logits[torch.arange(len(chosen)), torch.tensor(chosen, dtype=torch.long)] = 10.0
         return logits
+
+    def _next(self, context: Sequence[int]) -> int:
+        try:
+            return self.script(context)
+        except IndexError:  # a draft may run past the end of what a script says
+            return 0
 
     def close(self) -> None:
         self.closed = True

@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 
 from fathom.checkpoints import StoredTensor, TensorInfo, load_model, open_checkpoint
 from fathom.checkpoints.loading import parts_of
+from fathom.engine import Engine
 from fathom.engine.native_runner import NativeRunner
 from fathom.engine.runner import SequenceStep
+from fathom.engine.speculation import StepBudget
 from fathom.kernels.cpu import library
 from fathom.kernels.cpu.build import CompilerError
 from fathom.kernels.cpu.library import NativeError
@@ -290,6 +292,26 @@ def test_what_cannot_run_gives_its_reason() -> None:
         NativeRunner(checkpoint, n_pages=1)
 
 
+@pytest.mark.parametrize("name", MIXTURES)
+def test_speculation_changes_no_token(name, mock, monkeypatch) -> None:
+    """Exactly, for every row has the same bits in any company."""
+    monkeypatch.setattr(StepBudget, "worth", property(lambda _: 0.0))
+    answers, drafted = {}, 0
+    for mode in ("off", "auto"):
+        runner = NativeRunner(MIXTURES[name], n_pages=40, max_context=512, threads=2)
+        with Engine(runner, mock.tokenizer(), None, model_name=mode, speculation=mode) as engine:
+            answers[mode] = [
+                engine.generate(
+                    prompt=[*range(seed, seed + 9), *range(seed, seed + 9)], max_tokens=120, **options
+                ).tokens
+                for seed in range(3)
+                for options in ({"temperature": 0.0}, {"seed": seed, "temperature": 0.5, "repetition_penalty": 1.05})
+            ]
+            drafted = engine.stats().load.counts.drafted_tokens
+    assert answers["off"] == answers["auto"]
+    assert drafted > 100
+
+
 TEXT = (
     "The capital of France is Paris. The most famous building of the city is the Eiffel Tower, which was built in 1889 "
     "for the World's Fair. Since then it has been visited by more than three hundred million people, and"
@@ -326,3 +348,21 @@ def test_the_default_model_answers_as_in_float32(smollm2) -> None:
         logits = runner.step([SequenceStep(ids[-1:], position, [1], 0)])
     assert "Paris" in tokenizer.decode(ids[len(prompt) :])
     assert reference(model, ids)[len(prompt) - 1 : -1].argmax(-1).tolist() == ids[len(prompt) :]
+
+
+@pytest.mark.slow
+def test_speculation_changes_no_word_of_the_default_model(smollm2_gguf) -> None:
+    import fathom
+
+    questions = [f"Repeat this: {TEXT}", f"Summarise: {TEXT}", "Count to fifty.", "Write a poem about rain."]
+    answers, accepted = {}, 0
+    for mode in ("off", "auto"):
+        with fathom.load(smollm2_gguf, speculation=mode) as engine:
+            answers[mode] = [
+                engine.generate(question, max_tokens=160, **options).content
+                for question in questions
+                for options in ({"temperature": 0.0}, {"seed": 7}, {"seed": 7, "temperature": 1.0})
+            ]
+            accepted = engine.stats().load.counts.accepted_tokens
+    assert answers["off"] == answers["auto"]
+    assert accepted > 100

@@ -138,7 +138,7 @@ class ScriptedEngine:
 
     def stats(self) -> EngineStats:
         running = sum(not ticket.over.is_set() for ticket in self.tickets)
-        load = Load(True, None, running, 0, 0, 8, running, 0, 0, Counts())
+        load = Load(True, None, running, 0, 0, 8, running, 0, 0, Counts(drafts=3, drafted_tokens=12, accepted_tokens=9))
         return EngineStats(
             self.model_name, "scripted", self.max_tokens, 64, 1024, {"runner": "scripted"}, EngineLimits(), load
         )

@@ -129,7 +129,11 @@ def test_a_client_that_leaves_in_the_middle_stops_the_work(served):
         assert not served.engine.tickets[0].cancelled.is_set()
     assert served.engine.tickets[0].cancelled.wait(1)
     with served.client() as client:
-        assert 'finished_reason="aborted"} 1' in client.get("/metrics").text
+        page = client.get("/metrics").text
+    assert 'finished_reason="aborted"} 1' in page
+    assert "fathom_spec_decode_num_drafts_total 3" in page
+    assert "fathom_spec_decode_num_draft_tokens_total 12" in page
+    assert "fathom_spec_decode_num_accepted_tokens_total 9" in page
 
 
 def test_forty_streams_at_once_all_finish(served):
