@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from fathom.kernels.attention import attend, attend_shared
+from fathom.kernels.attention import attend, attend_shared, attend_shared_paged
 from fathom.models import rotary
 from fathom.models.cache import Group, KeyValueCache
 from fathom.models.config import ModelConfig
@@ -94,7 +94,7 @@ class LatentAttention(nn.Module):
             attend_group = self._absorbed if self._absorbs(group) else self._naive
             shape = (group.batch, group.new, self.heads, -1)
             nope, rope = nope_NHK[group.rows].view(shape), rope_NHP[group.rows].view(shape)
-            out = attend_group(nope, rope, cache.read(self.layer, group), group)
+            out = attend_group(nope, rope, cache, group)
             outputs.append(out.reshape(group.batch * group.new, -1))
         result: Tensor = self.o_proj(_joined(outputs))
         return result
@@ -122,19 +122,22 @@ class LatentAttention(nn.Module):
         )
         return flat.view(x_ND.shape[0], self.heads, self.nope + self.rope)
 
-    def _naive(self, nope_BTHN: Tensor, rope_BTHP: Tensor, entries_BSC: Tensor, group: Group) -> Tensor:
-        latent_BSR, shared_BSP = torch.split(entries_BSC, [self.rank, self.rope], dim=-1)
+    def _naive(self, nope_BTHN: Tensor, rope_BTHP: Tensor, cache: KeyValueCache, group: Group) -> Tensor:
+        latent_BSR, shared_BSP = torch.split(cache.read(self.layer, group), [self.rank, self.rope], dim=-1)
         expanded = torch.unflatten(self.kv_b_proj(latent_BSR), -1, (self.heads, self.nope + self.width))
         key_nope, value = torch.split(expanded, [self.nope, self.width], dim=-1)
         key = torch.cat((key_nope, shared_BSP[:, :, None].expand(-1, -1, self.heads, -1)), dim=-1)
         query = torch.cat((nope_BTHN, rope_BTHP), dim=-1)
         return attend(query, key, value, group.mask_BTS, self.scale)
 
-    def _absorbed(self, nope_BTHN: Tensor, rope_BTHP: Tensor, entries_BSC: Tensor, group: Group) -> Tensor:
+    def _absorbed(self, nope_BTHN: Tensor, rope_BTHP: Tensor, cache: KeyValueCache, group: Group) -> Tensor:
         by_head = self.kv_b_proj.weight.view(self.heads, -1, self.rank)
         to_key, to_value = torch.split(by_head, [self.nope, self.width], dim=1)
         query = torch.cat((torch.einsum("bthn,hnr->bthr", nope_BTHN, to_key), rope_BTHP), dim=-1)
-        context = attend_shared(query, entries_BSC, self.rank, group.mask_BTS, self.scale)
+        if paged := cache.paged(self.layer, group):
+            context = attend_shared_paged(query[:, 0], paged, self.rank, self.scale)[:, None]
+        else:
+            context = attend_shared(query, cache.read(self.layer, group), self.rank, group.mask_BTS, self.scale)
         return torch.einsum("bthr,hwr->bthw", context, to_value)
 
 

@@ -11,6 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from fathom.kernels.attention import PagedEntries
 from fathom.models.config import ModelConfig
 
 
@@ -46,6 +47,10 @@ class KeyValueCache(Protocol):
         """Return entries_BSC, cached and new, in the order of positions."""
         ...
 
+    def paged(self, layer: int, group: Group) -> PagedEntries | None:
+        """Return where the entries of a group of single tokens lie, if attention should read them there."""
+        ...
+
 
 class NoCache:
     """A whole-sequence forward that keeps nothing: training, scoring. Gradients flow through the entries."""
@@ -65,6 +70,9 @@ class NoCache:
         if self._entries_NC is None or self._layer != layer:
             raise RuntimeError(f"NoCache holds one layer at a time; layer {layer} was not the last one written")
         return self._entries_NC.view(group.batch, group.context, -1)
+
+    def paged(self, layer: int, group: Group) -> None:
+        """Nothing lies in pages here."""
 
 
 class ContiguousCache:
@@ -118,6 +126,9 @@ class ContiguousCache:
     def read(self, layer: int, group: Group) -> Tensor:
         """Return entries_BSC of the sequences of one group, up to its longest."""
         return self.entries_LBSC[layer, self._sequences[group.rows.start], : group.context]
+
+    def paged(self, layer: int, group: Group) -> None:
+        """Nothing lies in pages here."""
 
     def _make_groups(self) -> None:
         groups, self._sequences = [], {}
