@@ -7,17 +7,19 @@ from typing import Literal
 
 from fathom.search.addresses import is_named
 from fathom.search.cleaning import clean
-from fathom.search.engines import SearchEngine, Source
+from fathom.search.engines import LocalEngine, SearchEngine, Source
 from fathom.search.errors import SearchError
 from fathom.search.extraction import Extract, Extractor, clean_title
 from fathom.search.fetching import Page, fetch
 from fathom.search.index import Document, Index
 from fathom.search.ranking import fuse
+from fathom.search.restriction import Restriction
 from fathom.search.terms import language_of
 
 DEFAULT_SOURCES = 8
 ENGINE_SECONDS = 8.0
 READING_SECONDS = 12.0
+UNRESTRICTED = Restriction()
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,18 +88,22 @@ class Searcher:
         self,
         *queries: str,
         k: int = DEFAULT_SOURCES,
+        restriction: Restriction = UNRESTRICTED,
         seconds: float = ENGINE_SECONDS,
         reading_seconds: float = READING_SECONDS,
         progress: Progress | None = None,
     ) -> SearchResult:
         """Ask every engine every query; pages of the web are read where the searcher has an extractor."""
         tell = progress or (lambda _: None)
-        names = tuple(engine.name for engine in self._engines)
+        engines = [engine for engine in self._engines if restriction.admits_engine(engine.name)]
+        names = tuple(engine.name for engine in engines)
         tell(Step("searching", queries, names))
         notes: list[Note] = []
-        asked = [(engine, query) for query in queries for engine in self._engines]
-        rankings = await asyncio.gather(*(self._ask(engine, query, k, seconds, notes) for engine, query in asked))
-        sources = merge(rankings)[:k]
+        asked = [(engine, query) for query in queries for engine in engines]
+        rankings = await asyncio.gather(
+            *(self._ask(engine, query, k, restriction, seconds, notes) for engine, query in asked)
+        )
+        sources = [source for source in merge(rankings) if restriction.admits(source.url)][:k]
         unread = sum(source.text is None for source in sources)
         if self._extractor is not None and unread:
             tell(Step("reading", pages=unread))
@@ -109,7 +115,17 @@ class Searcher:
             notes.append(Note("nothing_found", where, f"nothing found ({where})"))
         return SearchResult(queries, tuple(sources), tuple(dict.fromkeys(notes)))
 
-    async def _ask(self, engine: SearchEngine, query: str, k: int, seconds: float, notes: list[Note]) -> list[Source]:
+    async def _ask(
+        self,
+        engine: SearchEngine,
+        query: str,
+        k: int,
+        restriction: Restriction,
+        seconds: float,
+        notes: list[Note],
+    ) -> list[Source]:
+        if not isinstance(engine, LocalEngine):
+            query = restriction.query(query)
         try:
             async with asyncio.timeout(seconds):
                 return await engine.search(query, k, language_of(query))

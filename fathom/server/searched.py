@@ -4,17 +4,19 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from fathom.engine import Engine
 from fathom.engine.request import EngineEvent, Finished, Request
 from fathom.search.citations import Citation, CitationFilter, unsupported
 from fathom.search.engines import Source
 from fathom.search.searching import Progress, Step
-from fathom.server.errors import ApiError
+from fathom.server.accounts.accounts import CALLER
+from fathom.server.errors import ApiError, bad_request
 from fathom.server.generation import Generation
-from fathom.server.searching import Found
+from fathom.server.searching import Found, last_user_turn
 from fathom.server.service import Service
 from fathom.text import Answer, Message
 
@@ -65,6 +67,15 @@ class CitedAnswer:
 
 Find = Callable[[Progress], Awaitable[Found]]
 Render = Callable[[Sequence[Message]], Sequence[Request]]
+
+
+def finder(service: Service, engine: Engine, messages: Sequence[Message], **options: Any) -> Find:
+    """`SearchService.find` for the caller of the request at hand. Raises ApiError 400 for what cannot be searched."""
+    if service.search is None:
+        raise bad_request("This server does not search: leave search out", "search")
+    last_user_turn(messages)
+    caller = CALLER.get()
+    return partial(service.search.find, engine, messages, caller=caller.name if caller else None, **options)
 
 
 class SearchedGeneration:

@@ -18,7 +18,8 @@ from fathom.search.engines import LocalEngine, SearchEngine, Source
 from fathom.search.extraction import Extractor
 from fathom.search.index import Index
 from fathom.search.prompts import fit_passages, search_prompt
-from fathom.search.searching import DEFAULT_SOURCES, Note, Progress, Searcher, SearchResult
+from fathom.search.restriction import Restriction
+from fathom.search.searching import DEFAULT_SOURCES, UNRESTRICTED, Note, Progress, Searcher, SearchResult
 from fathom.server.errors import bad_request
 from fathom.text import Message, TextError
 
@@ -74,6 +75,7 @@ class SearchService:
         caller: str | None = None,
         question: str | None = None,
         own: Sequence[SearchEngine] = (),
+        restriction: Restriction = UNRESTRICTED,
         k: int = DEFAULT_SOURCES,
     ) -> Found:
         """Search for the last user's turn and put what is found into it. What fails becomes a note.
@@ -85,6 +87,7 @@ class SearchService:
             caller: name of the key or user who asks; None: the owner of this machine.
             question: what to look for, where the turn holds more than it (files).
             own: more engines for this search, such as the files of a conversation.
+            restriction: engines and sites to use.
             k: most sources.
 
         Raises:
@@ -94,21 +97,24 @@ class SearchService:
         place = last_user_turn(messages)
         asked = question or messages[place].content or ""
         notes: list[Note] = []
-        result = await _survived(self._search(asked, own, caller, k, progress, notes), asked)
+        engines = [*own, *web_engines(self._settings)]
+        search = self._search(asked, engines, caller, restriction, k, progress, notes)
+        result = await _survived(search, asked)
         return await asyncio.to_thread(_place, engine, messages, place, result, notes)
 
     async def _search(
         self,
         asked: str,
-        own: Sequence[SearchEngine],
+        engines: Sequence[SearchEngine],
         caller: str | None,
+        restriction: Restriction,
         k: int,
         progress: Progress | None,
         notes: list[Note],
     ) -> SearchResult:
-        engines = [*own, *self._own_documents(caller, notes), *web_engines(self._settings)]
+        engines = [*self._own_documents(caller, notes), *engines]
         searcher = Searcher(engines, extractor=self._extractor, private_origins=self._settings.private_origins)
-        return await searcher.search(asked, k=k, progress=progress)
+        return await searcher.search(asked, k=k, restriction=restriction, progress=progress)
 
     def _own_documents(self, caller: str | None, notes: list[Note]) -> list[SearchEngine]:
         if caller is None or caller in self._documents_for:

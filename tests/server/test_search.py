@@ -2,6 +2,7 @@
 
 import json
 
+import anthropic
 import openai
 import pytest
 
@@ -241,3 +242,62 @@ def test_the_command_searches(search, tmp_path, monkeypatch, capsys, smollm2_ggu
     assert report["content"]
     assert isinstance(report["annotations"], list)
     assert "reading 2 pages" in said.err
+
+
+@pytest.fixture
+def claude(searching):
+    with anthropic.Anthropic(base_url=f"{searching.url}/anthropic", api_key="x", max_retries=0, timeout=20) as client:
+        yield client
+
+
+ASK_CLAUDE = {
+    "model": "deepseek-chat",
+    "max_tokens": 64,
+    "messages": [{"role": "user", "content": "How long do lentils cook?"}],
+    "tools": [{"type": "web_search_20250305", "name": "web_search", "max_uses": 3}],
+}
+
+
+def test_anthropics_web_search(searching, claude):
+    whole = claude.messages.create(**ASK_CLAUDE)
+    with claude.messages.stream(**ASK_CLAUDE) as stream:
+        streamed = stream.get_final_message()
+    assert [block.type for block in whole.content] == ["server_tool_use", "web_search_tool_result", "text"]
+    use, result, text = whole.content
+    assert use.input == {"query": "How long do lentils cook?"}
+    assert result.tool_use_id == use.id
+    assert {page.title for page in result.content} == {"Lentil soup", "a", "gone"}
+    assert text.text == "Lentils cook fast[1]. Wombats dig[2]."
+    assert [one.url for one in text.citations] == [result.content[1].url, result.content[0].url]
+    assert whole.usage.server_tool_use.web_search_requests == 1
+    assert [block.type for block in streamed.content] == [block.type for block in whole.content]
+    assert streamed.content[0].input == use.input
+    assert streamed.content[2].text == text.text
+    assert streamed.content[2].citations == text.citations
+    # What was found is sent back with the answer, as Anthropic's clients do.
+    history = [
+        *ASK_CLAUDE["messages"],
+        {"role": "assistant", "content": [block.model_dump() for block in whole.content]},
+    ]
+    claude.messages.create(**{**ASK_CLAUDE, "messages": [*history, {"role": "user", "content": "And beans?"}]})
+    messages, _, _ = searching.engine.template.rendered[-1]
+    assert [message.role for message in messages] == ["user", "assistant", "user"]
+    assert messages[1].content == text.text
+
+
+def test_anthropics_domains_restrict_the_search(searching, claude, site):
+    tool = {**ASK_CLAUDE["tools"][0], "allowed_domains": ["lentils.example"]}
+    reply = claude.messages.create(**{**ASK_CLAUDE, "tools": [tool]})
+    assert reply.content[1].content == []
+    assert any("site%3Alentils.example" in path for _, path, _, _ in site.requests)
+
+
+def test_engines_and_sites_may_be_named(searching, site):
+    question = [{"role": "user", "content": "lentils"}]
+    own = searching.chat(messages=question, search={"engines": ["own documents"]}).json()
+    assert [source["title"] for source in own["search"]["sources"]] == ["Lentil soup"]
+    assert site.requests == []
+    blocked = searching.chat(messages=question, search={"blocked_sites": ["127.0.0.1"]}).json()
+    assert [source["title"] for source in blocked["search"]["sources"]] == ["Lentil soup"]
+    few = searching.chat(messages=question, search={"max_results": 1}).json()
+    assert len(few["search"]["sources"]) == 1

@@ -5,15 +5,20 @@ Source: https://docs.anthropic.com/en/docs/build-with-claude/streaming. The whol
 
 import json
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from fathom.engine.request import Finished, Usage
+from fathom.search.engines import Source
+from fathom.search.searching import Step
 from fathom.server.dialects import Chunk
 from fathom.server.errors import ApiError
-from fathom.server.searched import ServerEvent
+from fathom.server.searched import Cited, ServerEvent
+from fathom.server.searching import Found
 from fathom.text import Answer, Thought, ToolCallArguments, ToolCallEnd, ToolCallStart
 
+_FAILURES = ("search_failed", "engine_failed", "engine_slow")
+_CITED_CHARACTERS = 150  # of a passage, as Anthropic shows of a page
 MALFORMED = "malformed_arguments"  # the only key of a call's input when the model's arguments were no JSON object
 
 
@@ -27,6 +32,8 @@ class MessageEvents:
         self._max_tokens = max_tokens
         self._index = -1
         self._open: str | None = None
+        self._search_id = f"srvtoolu_{uuid.uuid4().hex}"
+        self._found: Found | None = None
 
     def opening(self) -> list[Chunk]:
         """`message_start`, sent before there is anything to say; what was cached is known only at the end."""
@@ -55,6 +62,13 @@ class MessageEvents:
                 return [self._block_delta({"type": "input_json_delta", "partial_json": text})]
             case ToolCallEnd():
                 return self._close()
+            case Step(stage="searching", queries=queries):
+                return self._search_begins(queries)
+            case Found():
+                self._found = event
+                return self._search_ends(event)
+            case Cited():
+                return self._citations(event)
             case Finished():
                 return [*self._close(), *self._last(event)]
             case _:
@@ -89,10 +103,33 @@ class MessageEvents:
     def _block_delta(self, delta: Chunk) -> Chunk:
         return {"type": "content_block_delta", "index": self._index, "delta": delta}
 
+    def _search_begins(self, queries: Sequence[str]) -> list[Chunk]:
+        asked = json.dumps({"query": " | ".join(queries)}, ensure_ascii=False)
+        opened = self._in_block("server_tool_use", {"id": self._search_id, "name": "web_search", "input": {}})
+        return [*opened, self._block_delta({"type": "input_json_delta", "partial_json": asked}), *self._close()]
+
+    def _search_ends(self, found: Found) -> list[Chunk]:
+        """The sources; where the search itself broke, Anthropic's error in their place."""
+        content: object = [_search_result(source) for source in found.sources]
+        if not found.sources and any(note.kind in _FAILURES for note in found.notes):
+            content = {"type": "web_search_tool_result_error", "error_code": "unavailable"}
+        result = {"tool_use_id": self._search_id, "content": content}
+        return [*self._in_block("web_search_tool_result", result), *self._close()]
+
+    def _citations(self, cited: Cited) -> list[Chunk]:
+        """All citations at the end of the text that holds their marks."""
+        if self._found is None or self._open != "text":
+            return []
+        sources = [self._found.sources[one.source] for one in cited.citations]
+        return [self._block_delta({"type": "citations_delta", "citation": _citation(source)}) for source in sources]
+
     def _last(self, finished: Finished) -> list[Chunk]:
+        usage = usage_json(finished.usage)
+        if self._found is not None:
+            usage["server_tool_use"] = {"web_search_requests": 1, "web_fetch_requests": 0}
         delta = {"stop_reason": self._stop_reason(finished), "stop_sequence": finished.stop_string}
         return [
-            {"type": "message_delta", "delta": delta, "usage": usage_json(finished.usage)},
+            {"type": "message_delta", "delta": delta, "usage": usage},
             {"type": "message_stop"},
         ]
 
@@ -109,6 +146,27 @@ class MessageEvents:
                 raise ApiError(503, "The answer was ended by the server before it was complete: ask again")
             case "error":
                 raise ApiError(500, "The engine failed on this answer; the server's log has the details")
+
+
+def _search_result(source: Source) -> Chunk:
+    # Anthropic seals what a page says; clients only send it back, and a search of the history is not read again.
+    return {
+        "type": "web_search_result",
+        "url": source.url,
+        "title": source.title,
+        "encrypted_content": "",
+        "page_age": source.published,
+    }
+
+
+def _citation(source: Source) -> Chunk:
+    return {
+        "type": "web_search_result_location",
+        "url": source.url,
+        "title": source.title,
+        "encrypted_index": "",
+        "cited_text": (source.text or source.snippet)[:_CITED_CHARACTERS],
+    }
 
 
 def usage_json(usage: Usage) -> dict[str, Any]:
@@ -136,7 +194,7 @@ def whole(chunks: Iterable[Chunk]) -> dict[str, Any]:
             case "message_delta":
                 message |= {**chunk["delta"], "usage": chunk["usage"]}
     for block in message["content"]:
-        if block["type"] == "tool_use":
+        if block["type"] in ("tool_use", "server_tool_use"):
             block["input"] = _arguments(block["input"] or "{}")
     return message
 
@@ -149,6 +207,8 @@ def _extend(block: dict[str, Any], delta: Chunk) -> None:
             block["thinking"] += delta["thinking"]
         case "signature_delta":
             block["signature"] = delta["signature"]
+        case "citations_delta":
+            block["citations"] = [*(block.get("citations") or ()), delta["citation"]]
         case "input_json_delta":
             block["input"] = (block["input"] or "") + delta["partial_json"]
 

@@ -2,14 +2,14 @@
 
 Source: https://docs.anthropic.com/en/api/messages; what DeepSeek's endpoint takes of it:
 https://api-docs.deepseek.com/guides/anthropic_api. Marks for caches (`cache_control`) and `service_tier` cannot change
-an answer and are accepted everywhere; pictures, documents and server tools are refused by name.
+an answer and are accepted everywhere; pictures, documents and server tools but web_search are refused by name.
 """
 
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
-from fathom.server.deepseek.fields import MAX_TOKENS, MAX_TOOLS, Name, Strict, Text, UserId
+from fathom.server.deepseek.fields import MAX_TOKENS, MAX_TOOLS, Name, Names, Strict, Text, UserId
 
 
 class Block(Strict):
@@ -23,7 +23,7 @@ class TextBlock(Block):
 
     type: Literal["text"]
     text: str
-    citations: Annotated[list[Any], Field(max_length=0)] | None = None
+    citations: list[Any] | None = None  # of an answer of the history; the text holds their marks
 
 
 class ThinkingBlock(Strict):
@@ -53,8 +53,29 @@ class ToolResultBlock(Block):
     is_error: bool = False
 
 
+class ServerToolUseBlock(Block):
+    """A search of the history: what it found was for the answer that followed it, and is not read again."""
+
+    type: Literal["server_tool_use"]
+    id: Text
+    name: Literal["web_search"]
+    input: dict[str, Any]
+    caller: dict[str, Any] | None = None
+
+
+class SearchResultBlock(Block):
+    """What that search found."""
+
+    type: Literal["web_search_tool_result"]
+    tool_use_id: Text
+    content: list[dict[str, Any]] | dict[str, Any]
+    caller: dict[str, Any] | None = None
+
+
 UserBlock = Annotated[TextBlock | ToolResultBlock, Field(discriminator="type")]
-AssistantBlock = Annotated[TextBlock | ThinkingBlock | ToolUseBlock, Field(discriminator="type")]
+AssistantBlock = Annotated[
+    TextBlock | ThinkingBlock | ToolUseBlock | ServerToolUseBlock | SearchResultBlock, Field(discriminator="type")
+]
 
 
 class UserTurn(Strict):
@@ -82,6 +103,25 @@ class ClientTool(Block):
     description: str | None = None
     input_schema: dict[str, Any]
     strict: bool | None = None
+
+
+class WebSearchTool(Block):
+    """Anthropic's server tool, which this server runs before the answer instead of leaving it to the model.
+
+    Source: https://docs.anthropic.com/en/docs/agents-and-tools/tool-use/web-search-tool.
+    """
+
+    type: Annotated[str, StringConstraints(pattern=r"^web_search_20\d{6}$")]
+    name: Literal["web_search"]
+    max_uses: Annotated[int, Field(ge=1)] | None = None
+    allowed_domains: Names | None = None
+    blocked_domains: Names | None = None
+
+    @model_validator(mode="after")
+    def _one_list(self) -> "WebSearchTool":
+        if self.allowed_domains and self.blocked_domains:
+            raise ValueError("give either allowed_domains or blocked_domains")
+        return self
 
 
 class ToolChoice(Strict):
@@ -126,10 +166,28 @@ class CountFields(Strict):
     messages: Annotated[list[Turn], Field(min_length=1, max_length=4096)]
     system: str | list[TextBlock] | None = None
     thinking: ThinkingConfig | None = None
-    tools: Annotated[list[ClientTool], Field(max_length=MAX_TOOLS)] | None = None
+    tools: Annotated[list[ClientTool | WebSearchTool], Field(max_length=MAX_TOOLS)] | None = None
     tool_choice: ToolChoice | None = None
     output_config: OutputConfig | None = None
     cache_control: dict[str, Any] | None = None
+
+    @property
+    def client_tools(self) -> list[ClientTool]:
+        """The functions that the model may call."""
+        return [tool for tool in self.tools or () if isinstance(tool, ClientTool)]
+
+    @property
+    def web_search(self) -> WebSearchTool | None:
+        """The search that was asked for."""
+        offered = [tool for tool in self.tools or () if isinstance(tool, WebSearchTool)]
+        return offered[0] if offered and (self.tool_choice is None or self.tool_choice.type != "none") else None
+
+    @model_validator(mode="after")
+    def _searches_without_tools(self) -> "CountFields":
+        if self.web_search is not None and self.client_tools:
+            # What stands in a page could make the model call them.
+            raise ValueError("web_search and other tools do not go together: search in one request, call in another")
+        return self
 
 
 class MessagesFields(CountFields):

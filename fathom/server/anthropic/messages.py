@@ -1,23 +1,27 @@
 """POST /anthropic/v1/messages and its count_tokens: from validated fields to an engine request and its answer."""
 
 import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from starlette.responses import Response
 
 from fathom.engine import Engine
 from fathom.engine.request import Request
+from fathom.search.restriction import Restriction
 from fathom.server.answers import respond
 from fathom.server.anthropic.events import MessageEvents
-from fathom.server.anthropic.fields import CountFields, MessagesFields, ToolResultBlock
+from fathom.server.anthropic.fields import CountFields, MessagesFields, ToolResultBlock, WebSearchTool
 from fathom.server.anthropic.turns import conversation, tools
 from fathom.server.config import ServerConfig
 from fathom.server.dialects import ANTHROPIC
 from fathom.server.errors import bad_request
 from fathom.server.generation import Generation
 from fathom.server.models import ALIASES
+from fathom.server.searched import SearchedGeneration, finder
 from fathom.server.service import Service
-from fathom.text import Prompt, TextError
+from fathom.text import Message, Prompt, TextError
 
 
 async def answer_messages(engine: Engine, service: Service, config: ServerConfig, fields: MessagesFields) -> Response:
@@ -25,7 +29,11 @@ async def answer_messages(engine: Engine, service: Service, config: ServerConfig
     _refuse_what_needs_a_grammar(fields)
     thinking, warnings = thinking_of(fields, engine)
     request = await asyncio.to_thread(engine_request, fields, engine, thinking)
-    generation = Generation(service, engine, [request], fields.model)
+    generation: Generation | SearchedGeneration
+    if fields.web_search is not None:
+        generation = _searched(fields, fields.web_search, engine, service, request, thinking)
+    else:
+        generation = Generation(service, engine, [request], fields.model)
     maker = MessageEvents(fields.model, len(request.prompt.ids), fields.max_tokens)
     return respond(
         generation,
@@ -36,6 +44,21 @@ async def answer_messages(engine: Engine, service: Service, config: ServerConfig
         dialect=ANTHROPIC,
         opening=maker.opening(),
     )
+
+
+def _searched(
+    fields: MessagesFields, tool: WebSearchTool, engine: Engine, service: Service, request: Request, thinking: bool
+) -> SearchedGeneration:
+    """The generation that searches first; `request` is what would be asked without."""
+    restriction = Restriction(
+        sites=frozenset(tool.allowed_domains or ()), blocked_sites=frozenset(tool.blocked_domains or ())
+    )
+
+    def render(found: Sequence[Message]) -> list[Request]:
+        return [replace(request, prompt=engine.render(found, thinking=thinking))]
+
+    find = finder(service, engine, conversation(fields), restriction=restriction)
+    return SearchedGeneration(service, engine, find, render, fields.model, 1)
 
 
 async def count_tokens(engine: Engine, fields: CountFields) -> dict[str, Any]:
@@ -86,11 +109,12 @@ def _prompt(fields: CountFields, engine: Engine, thinking: bool) -> Prompt:
 
 def _refuse_what_needs_a_grammar(fields: CountFields) -> None:
     """Promises about an answer's form need constrained decoding, which this version does not have."""
-    if fields.tool_choice is not None and fields.tool_choice.type in ("any", "tool"):
+    forced = fields.tool_choice is not None and fields.tool_choice.type in ("any", "tool")
+    if forced and fields.web_search is None:
         raise bad_request(
             "This version cannot force a tool call: use tool_choice 'auto' or 'none' and ask for it in the prompt"
         )
-    if any(tool.strict for tool in fields.tools or ()):
+    if any(tool.strict for tool in fields.client_tools):
         raise bad_request(
             "This version cannot force arguments to follow a schema: set strict to false and check the input"
         )

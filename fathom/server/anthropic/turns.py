@@ -54,7 +54,7 @@ def tools(fields: CountFields) -> list[Tool]:
     """The tools on offer."""
     if fields.tool_choice is not None and fields.tool_choice.type == "none":
         return []
-    return [Tool(tool.name, tool.description or "", tool.input_schema) for tool in fields.tools or ()]
+    return [Tool(tool.name, tool.description or "", tool.input_schema) for tool in fields.client_tools]
 
 
 def joined(content: str | Sequence[TextBlock]) -> str:

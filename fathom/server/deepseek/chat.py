@@ -2,7 +2,6 @@
 
 import asyncio
 import dataclasses
-import functools
 from collections.abc import Sequence
 
 from starlette.responses import Response
@@ -11,7 +10,8 @@ from fathom.engine import Engine
 from fathom.engine.defaults import GenerationDefaults
 from fathom.engine.request import Request
 from fathom.engine.sampling import SamplingParams
-from fathom.server.accounts.accounts import CALLER
+from fathom.search.restriction import Restriction
+from fathom.search.searching import DEFAULT_SOURCES
 from fathom.server.answers import respond
 from fathom.server.config import ServerConfig
 from fathom.server.deepseek.accounts import fingerprint
@@ -24,13 +24,13 @@ from fathom.server.deepseek.fields import (
     Content,
     FunctionTool,
     NamedToolChoice,
+    SearchOptions,
     ToolMessage,
 )
 from fathom.server.errors import bad_request
 from fathom.server.generation import Generation
 from fathom.server.models import DEFAULT_MAX_TOKENS, DEFAULT_MAX_TOKENS_THINKING, mode_of
-from fathom.server.searched import SearchedGeneration
-from fathom.server.searching import last_user_turn
+from fathom.server.searched import SearchedGeneration, finder
 from fathom.server.service import Service
 from fathom.text import Message, TextError, Tool, ToolCall
 
@@ -92,17 +92,17 @@ def _searched(
     fields: ChatFields, engine: Engine, service: Service, request: Request, thinking: bool
 ) -> SearchedGeneration:
     """The generation that searches first; `request` is what would be asked without."""
-    search, n = service.search, fields.n or 1
-    if search is None:
-        raise bad_request("This server does not search: leave search out", "search")
-    messages = [_message(message) for message in fields.messages]
-    last_user_turn(messages)
+    n = fields.n or 1
+    options = fields.search if isinstance(fields.search, SearchOptions) else SearchOptions()
+    restriction = Restriction(
+        frozenset(options.engines or ()), frozenset(options.sites or ()), frozenset(options.blocked_sites or ())
+    )
 
     def render(found: Sequence[Message]) -> list[Request]:
         return choices(dataclasses.replace(request, prompt=engine.render(found, thinking=thinking)), n)
 
-    caller = CALLER.get()
-    find = functools.partial(search.find, engine, messages, caller=caller.name if caller else None)
+    messages = [_message(message) for message in fields.messages]
+    find = finder(service, engine, messages, restriction=restriction, k=options.max_results or DEFAULT_SOURCES)
     return SearchedGeneration(service, engine, find, render, fields.model, n)
 
 

@@ -29,6 +29,7 @@ Text = Annotated[str, StringConstraints(min_length=1)]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 UserId = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9\-_]{1,512}$")]
 StopTexts = Annotated[list[Text], Field(max_length=16)]
+Names = Annotated[list[Annotated[str, StringConstraints(min_length=1, max_length=253)]], Field(max_length=64)]
 Bias = Annotated[float, Field(ge=-100, le=100)]
 
 
@@ -162,6 +163,15 @@ class StreamOptions(Strict):
     include_obfuscation: bool = False
 
 
+class SearchOptions(Strict):
+    """`search` as an object: which engines and sites to use, and how many sources at most."""
+
+    engines: Names | None = None
+    sites: Names | None = None
+    blocked_sites: Names | None = None
+    max_results: Annotated[int, Field(ge=1, le=20)] | None = None
+
+
 class GenerationFields(Strict):
     """What chat and text completion share."""
 
@@ -202,7 +212,7 @@ class ChatFields(GenerationFields):
     tool_choice: Literal["none", "auto", "required"] | NamedToolChoice | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    search: bool = False
+    search: bool | SearchOptions = False
 
     @model_validator(mode="after")
     def _fits_together(self) -> "ChatFields":
