@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fathom.kernels.attention_backward import attend_causally, trains_causally
+
 
 def attend(query_BTHK: Tensor, key_BSGK: Tensor, value_BSGW: Tensor, mask_BTS: Tensor | None, scale: float) -> Tensor:
     """Softmax attention with grouped heads; returns [B, T, H, W] in the dtype of the query.
@@ -19,6 +21,8 @@ def attend(query_BTHK: Tensor, key_BSGK: Tensor, value_BSGW: Tensor, mask_BTS: T
     ones sees the first S-T+t+1. A row that may look at nothing (padding) gives zeros, not NaN. Query head h reads
     key/value head h // (H/G). W may be smaller than K.
     """
+    if trains_causally(query_BTHK, key_BSGK, mask_BTS):
+        return attend_causally(query_BTHK, key_BSGK, value_BSGW, scale)
     query, key, value = (tensor.transpose(1, 2) for tensor in (query_BTHK, key_BSGK, value_BSGW))
     batch, heads, new, size = query.shape
     groups, width = key.shape[1], value.shape[3]

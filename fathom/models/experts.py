@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fathom.kernels.experts import grouped_experts
+from fathom.kernels.feed_forward import trained_experts
+from fathom.kernels.products import FULL, Products
 from fathom.models.config import ModelConfig
 from fathom.models.layers import FeedForward
 
@@ -92,7 +94,12 @@ class Gate(nn.Module):
 
 
 class Experts(nn.Module):
-    """The routed experts' weights, stacked: gate_proj and up_proj [E, F, D], down_proj [E, D, F]."""
+    """The routed experts' weights, stacked: gate_proj and up_proj [E, F, D], down_proj [E, D, F].
+
+    `products`: how their products are computed in training.
+    """
+
+    products: Products = FULL
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -104,6 +111,8 @@ class Experts(nn.Module):
     def forward(self, x_ND: Tensor, routing: Routing) -> Tensor:
         """Return the weighted sum of every token's experts, [N, D]."""
         weights = (self.gate_proj, self.up_proj, self.down_proj)
+        if torch.is_grad_enabled() and x_ND.device.type == "cpu":
+            return trained_experts(x_ND, routing.selected_NK, routing.weights_NK, *weights, self.products)
         return grouped_experts(x_ND, routing.selected_NK, routing.weights_NK, *weights)
 
 

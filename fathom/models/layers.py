@@ -4,12 +4,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fathom.kernels.feed_forward import trained_feed_forward
+from fathom.kernels.passes import rms_norm
+from fathom.kernels.products import FULL, Products, linear
+
 
 class Linear(nn.Linear):
-    """`nn.Linear` that leaves its weights undrawn, so a model about to be loaded is not initialised in vain."""
+    """`nn.Linear` that leaves its weights undrawn, so a model about to be loaded is not initialised in vain.
+
+    `products`: how its three products are computed in training.
+    """
+
+    products: Products = FULL
 
     def reset_parameters(self) -> None:
         """Do nothing."""
+
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return [..., outputs] for [..., inputs]."""
+        if self.products is FULL or self.bias is not None:
+            return F.linear(x, self.weight, self.bias)
+        return linear(x, self.weight, self.products)
 
 
 class Embedding(nn.Embedding):
@@ -29,7 +45,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the normalised x, same shape and dtype."""
-        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+        return rms_norm(x, self.weight, self.eps)
 
 
 class FeedForward(nn.Module):
@@ -43,5 +59,9 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return [..., hidden] for [..., hidden]."""
+        weights = (self.gate_proj.weight, self.up_proj.weight, self.down_proj.weight)
+        plain = all(type(one) is Linear for one in (self.gate_proj, self.up_proj, self.down_proj))
+        if plain and torch.is_grad_enabled() and x.device.type == "cpu":
+            return trained_feed_forward(x, *weights, self.gate_proj.products)
         out: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
         return out

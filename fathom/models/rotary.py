@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor
 
+from fathom.kernels import passes
 from fathom.models.config import ModelConfig, RopeScaling
 
 
@@ -102,7 +103,4 @@ def rotate_halves(x_NHK: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 def rotate_pairs(x_NHP: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn the adjacent pairs (2i, 2i + 1), as in DeepSeek's weights; in float32, back in the dtype of x."""
-    first, second = torch.unflatten(x_NHP.float(), -1, (-1, 2)).unbind(-1)
-    cos, sin = cos[:, None], sin[:, None]
-    turned = torch.stack((first * cos - second * sin, second * cos + first * sin), dim=-1)
-    return turned.flatten(-2).to(x_NHP.dtype)
+    return passes.rotate_pairs(x_NHP, cos, sin)

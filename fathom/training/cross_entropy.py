@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fathom.kernels.passes import cross_entropy_gradient
+
 IGNORED = -100  # a target that counts for nothing
 
 
@@ -24,10 +26,9 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         weight_gradient = torch.zeros_like(weight_VD, dtype=torch.float32) if wanted else None
         for start in range(0, hidden_ND.shape[0], rows):
             hidden_CD, targets_C = hidden_ND[start : start + rows], targets_N[start : start + rows]
-            log_probabilities_CV = F.linear(hidden_CD, weight_VD).float().log_softmax(dim=-1)
-            total += F.nll_loss(log_probabilities_CV, targets_C, ignore_index=IGNORED, reduction="sum")
+            loss, gradient_CV = cross_entropy_gradient(F.linear(hidden_CD, weight_VD), targets_C)
+            total += loss
             if hidden_gradient is not None and weight_gradient is not None:
-                gradient_CV = _logits_gradient(log_probabilities_CV, targets_C).to(weight_VD.dtype)
                 hidden_gradient[start : start + rows] = gradient_CV @ weight_VD
                 weight_gradient += (gradient_CV.t() @ hidden_CD).float()
         if wanted:
@@ -40,14 +41,6 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         hidden_gradient, weight_gradient = ctx.saved_tensors
         scaled = (weight_gradient * gradient).to(ctx.weight_dtype)
         return (hidden_gradient * gradient).to(hidden_gradient.dtype), scaled, None, None, None
-
-
-def _logits_gradient(log_probabilities_CV: Tensor, targets_C: Tensor) -> Tensor:
-    """Softmax minus one_hot(target), zero in IGNORED rows; overwrites its argument."""
-    counted_C = targets_C != IGNORED
-    gradient_CV = log_probabilities_CV.exp_()
-    gradient_CV.scatter_add_(1, targets_C.clamp_min(0)[:, None], -counted_C[:, None].to(gradient_CV.dtype))
-    return gradient_CV.mul_(counted_C[:, None])
 
 
 def chunked_cross_entropy(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, rows: int = 1024) -> Tensor:

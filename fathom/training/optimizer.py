@@ -9,6 +9,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from fathom.kernels.passes import adamw
+
 from fathom.training.recipe import OptimizerSettings
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -73,15 +75,10 @@ class AdamW:
         beta1, beta2 = self._settings.beta1, self._settings.beta2
         correction1, correction2 = 1 - beta1**self.updates, 1 - beta2**self.updates
         for name, weight in self._weights.items():
-            gradient = gradients[name] * scale
-            first = self.first[name].float().lerp_(gradient, 1 - beta1)
-            second = self.second[name].float().mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-            self.first[name].copy_(first)
-            self.second[name].copy_(second)
-            if decays(weight):
-                weight.mul_(1 - rate * self._settings.weight_decay)
-            denominator = (second.sqrt() / correction2**0.5).add_(self._settings.eps)
-            weight.addcdiv_(first, denominator, value=-rate / correction1)
+            decay = 1 - rate * self._settings.weight_decay if decays(weight) else 1.0
+            moments = (self.first[name], self.second[name])
+            betas, sizes = (beta1, beta2, self._settings.eps), (rate / correction1, correction2**0.5)
+            adamw(weight, gradients[name], *moments, float(scale), decay, *betas, *sizes)
 
 
 def decays(weight: Tensor) -> bool:

@@ -17,7 +17,7 @@ from fathom.training import balance, schedules
 from fathom.training.checkpoint import checkpoints, remove_old
 from fathom.training.errors import ResumeError
 from fathom.training.evaluation import Evaluation, evaluate
-from fathom.training.machine import deterministic, matrix_rate
+from fathom.training.machine import deterministic, keep_freed_memory, matrix_rate
 from fathom.training.metrics import MetricsFile, StepMetrics
 from fathom.training.objective import Losses, Objective, Rows
 from fathom.training.optimizer import DTYPES, clip_scale, update_average
@@ -84,6 +84,7 @@ class Trainer:
 
     def run(self, on_step: OnStep = lambda _metrics: None) -> Summary:
         """Train to the end of the recipe's tokens and return what came out."""
+        keep_freed_memory()
         state, loss, evaluation = self.state, None, None
         metrics_file = MetricsFile(self.output / "metrics.jsonl", state.step)
         try:

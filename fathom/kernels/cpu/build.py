@@ -89,7 +89,7 @@ def build(
             [cxx, *_flags(name, sanitize), "-c", str(SOURCES / f"{file}.cpp"), "-o", str(path)]
             for (name, file), path in zip(jobs, paths, strict=True)
         ]
-        list(pool.map(_run, commands))
+        list(pool.map(run, commands))
         objects = dict(zip(jobs, paths, strict=True))
         return [_link(cxx, name, [objects[name, file] for file in _files(name)], folder, sanitize) for name in names]
 
@@ -105,12 +105,13 @@ def _flags(variant: str, sanitize: bool) -> tuple[str, ...]:
 def _link(cxx: str, variant: str, objects: Sequence[Path], folder: Path, sanitize: bool) -> Path:
     target = folder / library_name(variant)
     partial = objects[0].with_suffix(".so")
-    _run([cxx, *_flags(variant, sanitize), "-shared", *map(str, objects), "-o", str(partial)])
+    run([cxx, *_flags(variant, sanitize), "-shared", *map(str, objects), "-o", str(partial)])
     partial.replace(target)
     return target
 
 
-def _run(command: list[str]) -> None:
+def run(command: list[str]) -> None:
+    """Run a compiler; raises `CompilerError` with what it printed."""
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
         raise CompilerError(f"{' '.join(command)} failed:\n{result.stderr[-4000:]}")
