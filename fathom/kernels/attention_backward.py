@@ -51,4 +51,5 @@ class _CausalAttention(torch.autograd.Function):
             toward_HTT = causal_softmax_backward(weights_HTT, toward_HTT, ctx.scale)
             torch.bmm(toward_HTT, key_HTK, out=query_gradient[row])
             torch.bmm(toward_HTT.transpose(1, 2), query_HTK, out=key_gradient[row])
-        return *(tensor.transpose(1, 2) for tensor in (query_gradient, key_gradient, value_gradient)), None
+        query, key, value = (tensor.transpose(1, 2) for tensor in (query_gradient, key_gradient, value_gradient))
+        return query, key, value, None

@@ -1,8 +1,8 @@
 """Feed-forward and mixture of experts with backwards of their own, for training.
 
-Autograd would keep seven tensors of M rows and add the gradients of gathered rows one by one; here one is kept and every
-gradient is a product or a gather. Rows of an expert are padded to whole tiles: oneDNN compiles a kernel for every shape
-it meets, and unpadded groups have new shapes in every step (docs/log.md).
+Autograd would keep seven tensors of M rows and add the gradients of gathered rows one by one; here one is kept and
+every gradient is a product or a gather. Rows of an expert are padded to whole tiles: oneDNN compiles a kernel for every
+shape it meets, and unpadded groups have new shapes in every step (docs/log.md).
 
 N tokens, K experts chosen by each, M = N*K choices, P rows after padding, E experts, D hidden size, F width, G = 2F.
 """
@@ -89,12 +89,15 @@ class _TrainedExperts(torch.autograd.Function):
         plain_PF = products.grouped_input(out_PD, down_EDF, order.ends_E)
         inner_PF, both_gradient, toward_P = swiglu_backward(both_PG, plain_PF, weights_P)
         assert toward_P is not None
-        down_gradient = products.grouped_weight(out_PD, inner_PF, order.ends_E)
-        gate_up = products.grouped_weight(both_gradient, gather(hidden_ND, order.source_P), order.ends_E)
+        gradients: tuple[Tensor | None, ...] = (None, None, None)
+        if any(ctx.needs_input_grad[3:6]):
+            down_gradient = products.grouped_weight(out_PD, inner_PF, order.ends_E)
+            gate_up = products.grouped_weight(both_gradient, gather(hidden_ND, order.source_P), order.ends_E)
+            gradients = (*gate_up.chunk(2, dim=1), down_gradient)
         rows_PD = products.grouped_input(both_gradient, both_EGD, order.ends_E)
         hidden_gradient = weighted_sum(rows_PD, order.position_NK, None)
         weights_gradient = toward_P[order.position_NK]
-        return hidden_gradient, None, weights_gradient, *gate_up.chunk(2, dim=1), down_gradient, None
+        return hidden_gradient, None, weights_gradient, *gradients, None
 
 
 def trained_feed_forward(
@@ -120,7 +123,8 @@ class _TrainedFeedForward(torch.autograd.Function):
         rows_ND, both_GD, down_DF, both_NG = ctx.saved_tensors
         products, out_ND = ctx.products, out.reshape(rows_ND.shape)
         inner_NF, both_gradient, _ = swiglu_backward(both_NG, products.input(out_ND, down_DF), None)
-        down_gradient = products.weight(out_ND, inner_NF)
-        gate_gradient, up_gradient = products.weight(both_gradient, rows_ND).chunk(2)
+        gradients: tuple[Tensor | None, ...] = (None, None, None)
+        if any(ctx.needs_input_grad[1:4]):
+            gradients = (*products.weight(both_gradient, rows_ND).chunk(2), products.weight(out_ND, inner_NF))
         rows_gradient = products.input(both_gradient, both_GD).view(ctx.shape)
-        return rows_gradient, gate_gradient, up_gradient, down_gradient, None
+        return rows_gradient, *gradients, None

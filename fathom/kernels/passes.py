@@ -1,8 +1,8 @@
 """What a training step does besides matrix products, each with a backward of its own.
 
 Autograd's chains of small operations read and write float32 copies of every activation a dozen times; on a CPU with AMX
-that costs several times the products. Each pass here has a readable form in PyTorch, which is what it computes, and runs
-natively where `fathom/kernels/cpu/training.py` has a library and the tensors fit.
+that costs several times the products. Each pass here has a readable form in PyTorch, which is what it computes, and
+runs natively where `fathom/kernels/cpu/training.py` has a library and the tensors fit.
 
 N tokens, D hidden size, K choices, P rows sorted by expert and padded, F width, T tokens of a sequence, H heads.
 """
@@ -17,7 +17,7 @@ from fathom.kernels.cpu.training import library_for
 
 
 def rms_norm(x: Tensor, weight_D: Tensor, eps: float) -> Tensor:
-    """x / sqrt(mean(x^2) + eps) * weight over the last dimension, in float32; differentiable."""
+    """Return x / sqrt(mean(x^2) + eps) * weight over the last dimension, in float32; differentiable."""
     if not torch.is_grad_enabled() or x.device.type != "cpu":
         return F.rms_norm(x, weight_D.shape, weight_D, eps)
     result: Tensor = _RMSNorm.apply(x, weight_D, eps)  # type: ignore[no-untyped-call]
@@ -45,9 +45,7 @@ class _RMSNorm(torch.autograd.Function):
         if library is None or x.dtype != weight_D.dtype:
             return *rms_norm_backward(x, weight_D, gradient, ctx.eps), None
         out, sums = torch.empty_like(x), torch.empty(size)
-        library.call(
-            "rms_norm_backward", x.dtype, x, weight_D, gradient, out, sums, x.numel() // size, size, ctx.eps
-        )
+        library.call("rms_norm_backward", x.dtype, x, weight_D, gradient, out, sums, x.numel() // size, size, ctx.eps)
         return out, sums.to(weight_D.dtype), None
 
 
@@ -176,7 +174,7 @@ def causal_softmax_backward(weights_HTT: Tensor, gradient_HTT: Tensor, scale: fl
 
 
 def rotate_pairs(x_NHP: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn the adjacent pairs (2i, 2i + 1) of x by angles [N, P/2], in float32, back in the dtype of x; differentiable."""
+    """Turn the adjacent pairs (2i, 2i + 1) of x by angles [N, P/2], in float32; differentiable."""
     if not torch.is_grad_enabled() or library_for(cos, sin, x_NHP[:0]) is None or x_NHP.stride(-1) != 1:
         return _rotate_pairs(x_NHP, cos, sin)
     result: Tensor = _RotatePairs.apply(x_NHP, cos, sin)  # type: ignore[no-untyped-call]
@@ -200,7 +198,8 @@ class _RotatePairs(torch.autograd.Function):
     def backward(ctx: Any, gradient_NHP: Tensor) -> tuple[Tensor, None, None]:
         if gradient_NHP.stride(-1) != 1:
             gradient_NHP = gradient_NHP.contiguous()
-        return _turned(gradient_NHP, *ctx.saved_tensors, -1.0), None, None
+        cos, sin = ctx.saved_tensors
+        return _turned(gradient_NHP, cos, sin, -1.0), None, None
 
 
 def _turned(x_NHP: Tensor, cos: Tensor, sin: Tensor, direction: float) -> Tensor:

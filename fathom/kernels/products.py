@@ -48,7 +48,7 @@ FULL = Products()
 
 
 def linear(x: Tensor, weight_FD: Tensor, products: Products) -> Tensor:
-    """x weight^T with all three products of `products`; differentiable."""
+    """Return x weight^T with all three products of `products`; differentiable."""
     result: Tensor = _Linear.apply(x, weight_FD, products)  # type: ignore[no-untyped-call]
     return result
 

@@ -20,11 +20,10 @@ class Linear(nn.Linear):
     def reset_parameters(self) -> None:
         """Do nothing."""
 
-
     def forward(self, x: Tensor) -> Tensor:
         """Return [..., outputs] for [..., inputs]."""
-        if self.products is FULL or self.bias is not None:
-            return F.linear(x, self.weight, self.bias)
+        if self.products is FULL:
+            return super().forward(x)
         return linear(x, self.weight, self.products)
 
 
@@ -60,8 +59,13 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return [..., hidden] for [..., hidden]."""
         weights = (self.gate_proj.weight, self.up_proj.weight, self.down_proj.weight)
-        plain = all(type(one) is Linear for one in (self.gate_proj, self.up_proj, self.down_proj))
+        plain = all(_is_untouched(one) for one in (self.gate_proj, self.up_proj, self.down_proj))
         if plain and torch.is_grad_enabled() and x.device.type == "cpu":
             return trained_feed_forward(x, *weights, self.gate_proj.products)
         out: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
         return out
+
+
+def _is_untouched(layer: nn.Module) -> bool:
+    """Whether a layer is just its weight: nothing from outside, such as a low-rank adapter, takes part in it."""
+    return type(layer) is Linear and not layer._forward_hooks and "forward" not in vars(layer)

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from fathom.kernels.passes import adamw
-
 from fathom.training.recipe import OptimizerSettings
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
