@@ -5,6 +5,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 
+from fathom.engine.adapters import AdapterVersion
 from fathom.engine.output import Output
 from fathom.engine.request import EngineEvent, Finished, FinishReason, OnEvent, Request, Timings, Usage
 from fathom.engine.sampler import SamplingState, TokenChoice
@@ -42,6 +43,7 @@ class ActiveRequest:
         self.sampling = SamplingState(request.params, request.prompt.ids)
         self.speculates = True  # whether its tokens may be guessed ahead
         self.drafting: Drafting | None = None  # made when that begins
+        self.adapter: AdapterVersion | None = None  # set when it is accepted
         self.cancelled = False  # asked for, by any thread
         self.over = False
         self._output = Output(parser, request.params.stop, self._send)

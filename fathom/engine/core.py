@@ -6,7 +6,8 @@ One lock guards the scheduler and the totals; it is never held while the runner 
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from fathom.engine.active import ActiveRequest
+from fathom.engine.adapters import AdapterTable
 from fathom.engine.errors import EngineClosedError, EngineError, QueueFull
 from fathom.engine.pages import PagePool
 from fathom.engine.request import FinishReason
@@ -23,6 +25,7 @@ from fathom.engine.scheduler import ScheduledSequence, Scheduler, StepPlan
 from fathom.engine.speculation import SpeculationMode
 from fathom.engine.speculator import Speculator
 from fathom.engine.stats import Counts, EngineLimits, Load
+from fathom.models.lora import Adapter
 
 log = logging.getLogger("fathom.engine")
 
@@ -54,6 +57,8 @@ class EngineCore:
             max_running=limits.max_running,
             page_tokens=runner.page_tokens,
         )
+        self._adapters = AdapterTable(runner)
+        self._tasks: list[tuple[Callable[[], None], Future[None]]] = []  # for the engine's thread, between two steps
         self._counts = Counts()
         self._cancelled: list[ActiveSequence] = []
         self._closing = False
@@ -74,7 +79,11 @@ class EngineCore:
                 why = f" after a failure ({self._failure})" if self._failure else ""
                 raise EngineClosedError(f"the engine is closed{why}; load it again")
             self._check_queue(len(ids))
-            sequence = self._scheduler.add(active, ids, salt=active.request.salt)
+            salt = active.request.salt
+            if active.request.adapter is not None:
+                active.adapter = self._adapters.use(active.request.adapter)
+                salt = active.adapter.salted(salt)
+            sequence = self._scheduler.add(active, ids, salt=salt)
             self._counts.requests += 1
             self._wake.notify()
         return sequence
@@ -109,6 +118,32 @@ class EngineCore:
                 counts=replace(self._counts, finished=self._counts.finished.copy()),
             )
 
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """Names of the adapters that requests may ask for."""
+        with self._wake:
+            return self._adapters.names
+
+    def put_adapter(self, name: str, adapter: Adapter) -> None:
+        """Add an adapter, or give it new weights, before the next step."""
+        self._between_steps(lambda: self._adapters.put(name, adapter))
+
+    def remove_adapter(self, name: str) -> None:
+        """Take an adapter away, before the next step."""
+        self._between_steps(lambda: self._adapters.remove(name))
+
+    def _between_steps(self, task: Callable[[], None]) -> None:
+        """Have the engine's thread do something that concerns the runner; returns, or raises, when it is done."""
+        if threading.current_thread() is self._thread:
+            raise EngineError("adapters cannot be changed in the engine's own thread (from on_event); use another")
+        done: Future[None] = Future()
+        with self._wake:
+            if self._closing:
+                raise EngineClosedError("the engine is closed; load it again")
+            self._tasks.append((task, done))
+            self._wake.notify()
+        done.result()
+
     def close(self, *, drain: bool) -> None:
         """Cancel everything, or let it finish with `drain`; end the thread and close the runner."""
         if threading.current_thread() is self._thread:
@@ -141,6 +176,9 @@ class EngineCore:
             with self._wake:
                 self._closing = True
                 left = [*self._scheduler.running, *self._scheduler.waiting]
+                tasks, self._tasks = self._tasks, []
+            for _, done in tasks:
+                done.set_exception(EngineClosedError("the engine was closed; load it again"))
             why: FinishReason = "error" if self._failure else "cancelled"
             self._end([(sequence, why, self._failure) for sequence in left])
             self._runner.close()
@@ -153,6 +191,9 @@ class EngineCore:
             if self._closing and not (self._draining and busy):
                 return False
             cancelled, self._cancelled = self._cancelled, []
+            tasks, self._tasks = self._tasks, []
+        for task, done in tasks:
+            _run_task(task, done)
         self._end([(sequence, "cancelled", None) for sequence in cancelled if not sequence.owner.over])
         with self._wake:
             plan = self._scheduler.plan()
@@ -162,7 +203,9 @@ class EngineCore:
         return True
 
     def _has_something_to_do(self) -> bool:
-        return bool(self._closing or self._cancelled or self._scheduler.running or self._scheduler.waiting)
+        return bool(
+            self._closing or self._cancelled or self._tasks or self._scheduler.running or self._scheduler.waiting
+        )
 
     def _step(self, plan: StepPlan[ActiveRequest]) -> None:
         work = plan.work
@@ -189,7 +232,8 @@ class EngineCore:
             sequence.owner.start()
             last, draft = count == sequence.remaining, plan.draft_of(sequence)
             tokens = [*sequence.tokens[sequence.computed : sequence.computed + count], *draft]
-            steps.append(SequenceStep(tokens, sequence.computed, sequence.table.pages, count - last))
+            adapter = sequence.owner.adapter.number if sequence.owner.adapter else None
+            steps.append(SequenceStep(tokens, sequence.computed, sequence.table.pages, count - last, adapter))
             if last:
                 sampling.append((sequence, draft))
         began = time.perf_counter()
@@ -250,6 +294,8 @@ class EngineCore:
                 self._scheduler.remove(sequence)
                 self._counts.finish(reason, sequence.prompt_tokens, sequence.cached_tokens or 0, len(sequence.tokens))
                 sequence.owner.over = True
+                if sequence.owner.adapter is not None:
+                    self._adapters.release(sequence.owner.adapter)
         for sequence, reason, error in endings:
             sequence.owner.end(reason, sequence, error)
 
@@ -268,6 +314,15 @@ class EngineCore:
 def _check_rows(logits_BV: Tensor, rows: int) -> None:
     if len(logits_BV) != rows:
         raise EngineError(f"the runner returned {len(logits_BV)} rows of logits for {rows} that were asked for")
+
+
+def _run_task(task: Callable[[], None], done: "Future[None]") -> None:
+    try:
+        task()
+    except Exception as error:  # noqa: BLE001 - raised in the thread that waits for it
+        done.set_exception(error)
+    else:
+        done.set_result(None)
 
 
 def _describe(error: Exception) -> str:

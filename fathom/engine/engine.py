@@ -17,6 +17,7 @@ from fathom.engine.sampling import SamplingParams
 from fathom.engine.speculation import SpeculationMode
 from fathom.engine.stats import EngineLimits, EngineStats
 from fathom.models.config import ModelConfig
+from fathom.models.lora import Adapter
 from fathom.text import ChatTemplate, Message, PlainParser, Prompt, StreamParser, Tokenizer, Tool
 
 END_OF_THOUGHT = "</think>"
@@ -103,6 +104,7 @@ class Engine:
         params: SamplingParams | None = None,
         salt: str | None = None,
         max_thought_tokens: int | None = None,
+        adapter: str | None = None,
         **sampling: Any,
     ) -> Request:
         """A request from a conversation, or from a plain prompt (text or ids) to be continued.
@@ -115,11 +117,43 @@ class Engine:
         params = params or self.defaults.params(**sampling)
         if prompt is not None:
             _refuse_for_prompts(messages, tools, thinking, max_thought_tokens)
-            return Request(self.plain_prompt(prompt), params, plain=True, salt=salt)
+            return Request(self.plain_prompt(prompt), params, plain=True, salt=salt, adapter=adapter)
         if messages is None:
             raise InvalidRequestError("give messages (a conversation) or prompt (text to continue)")
         rendered = self.render(as_messages(messages), tools=tools, thinking=thinking)
-        return Request(rendered, params, salt=salt, max_thought_tokens=max_thought_tokens)
+        return Request(rendered, params, salt=salt, max_thought_tokens=max_thought_tokens, adapter=adapter)
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """Names of the adapters that requests may ask for."""
+        return self._core.adapters
+
+    def add_adapter(self, name: str, adapter: Adapter) -> None:
+        """Load a low-rank adapter beside the base model; `Request.adapter` chooses it.
+
+        The weights are copied. Raises InvalidRequestError when the name is taken or the adapter does not fit.
+        """
+        if name in self.adapters:
+            raise InvalidRequestError(f"there is an adapter {name!r} already; use update_adapter")
+        self._core.put_adapter(name, adapter)
+
+    def update_adapter(self, name: str, adapter: Adapter) -> None:
+        """Give an adapter new weights. Requests submitted before keep the old ones, and no cached page of theirs is
+        reused by those that follow.
+
+        Raises InvalidRequestError when there is none of this name or the new weights do not fit; the old ones stay.
+        """
+        self._check_adapter(name)
+        self._core.put_adapter(name, adapter)
+
+    def remove_adapter(self, name: str) -> None:
+        """Take an adapter away; requests that use it go on. Raises InvalidRequestError when there is none."""
+        self._check_adapter(name)
+        self._core.remove_adapter(name)
+
+    def _check_adapter(self, name: str) -> None:
+        if name not in self.adapters:
+            raise InvalidRequestError(f"there is no adapter {name!r}; loaded are {', '.join(self.adapters) or 'none'}")
 
     def render(self, messages: Sequence[Message], *, tools: Sequence[Tool] = (), thinking: bool = False) -> Prompt:
         """The prompt of a conversation, with the model's default system message where it brings none."""

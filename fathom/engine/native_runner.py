@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fathom.checkpoints.checkpoint import Checkpoint, StoredTensor
+from fathom.checkpoints.checkpoint import Checkpoint
 from fathom.checkpoints.loading import check_names, present_config
+from fathom.engine.adapters import check_adapter
 from fathom.engine.machine import physical_cores
 from fathom.engine.runner import SequenceStep
 from fathom.kernels.cpu.build import CompilerError
@@ -17,6 +18,7 @@ from fathom.kernels.cpu.library import Config, load
 from fathom.kernels.cpu.model import TYPES, Bytes, Matrix, NativeModel, Vector
 from fathom.models import rotary
 from fathom.models.config import ModelConfig
+from fathom.models.lora import Adapter
 from fathom.models.transformer import Transformer
 
 _LATENT_NORM_EPSILON = 1e-6  # whatever rms_norm_eps says: see fathom.models.attention
@@ -47,6 +49,7 @@ _VECTORS = {
     "self_attn.kv_a_layernorm.weight": Vector.LATENT_NORM,
     "mlp.gate.e_score_correction_bias": Vector.ROUTER_BIAS,
 }
+_ADAPTER_TYPES = {torch.bfloat16: "BF16", torch.float32: "F32"}
 _EXPERTS = {"gate_proj": Matrix.EXPERT_GATE, "up_proj": Matrix.EXPERT_UP, "down_proj": Matrix.EXPERT_DOWN}
 
 
@@ -59,12 +62,19 @@ class NativeRunner:
     page_tokens = 64
 
     def __init__(
-        self, checkpoint: Checkpoint, *, n_pages: int, max_context: int | None = None, threads: int | None = None
+        self,
+        checkpoint: Checkpoint,
+        *,
+        n_pages: int,
+        max_context: int | None = None,
+        threads: int | None = None,
+        adapter_dtype: torch.dtype = torch.bfloat16,
     ) -> None:
         """Copies the weights; the cache takes memory only where it is used.
 
         `max_context` defaults to what the model was trained for, bounded by the cache; `threads` to the physical cores
-        this process may use. Raises `MismatchError` where tensors are missing, unused or of another shape, and
+        this process may use; adapters are kept in `adapter_dtype`, bfloat16 or float32. Raises `MismatchError` where
+        tensors are missing, unused or of another shape, and
         ValueError for what `supports` refuses.
         """
         config = checkpoint.config
@@ -83,6 +93,10 @@ class NativeRunner:
         cosine, sine = rotary.cos_sin(config, torch.arange(self.max_context))
         self._model.set_rotary(cosine.numpy(), sine.numpy())
         self._model.check()
+        self._config = config
+        self._adapter_dtype = adapter_dtype
+        self._adaptable = _adaptable(checkpoint)
+        self._adapters: dict[int, dict[str, int]] = {}  # ranks by weight
 
     @staticmethod
     def supports(checkpoint: Checkpoint) -> str | None:
@@ -111,9 +125,49 @@ class NativeRunner:
         self._model.step(sequences, logits.numpy())
         return logits
 
+    def set_adapter(self, number: int, adapter: Adapter) -> None:
+        """See Runner. New weights of the same ranks are written where the old ones lie."""
+        check_adapter(adapter, self._adaptable)
+        ranks = {name: len(down) for name, (down, _) in adapter.pairs.items()}
+        if self._adapters.get(number, ranks) != ranks:
+            self._model.drop_adapter(number)
+        self._adapters[number] = ranks
+        kind = _ADAPTER_TYPES[self._adapter_dtype]
+        for name, (down, up) in adapter.pairs.items():
+            layer, part = _layer_and_part(name)
+            role = _MATRICES[part]
+            down_bytes, up_bytes = self._adapter_bytes(down), self._adapter_bytes(up)
+            if self._config.is_latent and role in (Matrix.QUERY, Matrix.LATENT):
+                up_bytes = _halves(self._config, role, up_bytes)
+            self._model.set_adapter(number, role, layer, kind, adapter.scale, down_bytes, up_bytes, len(down))
+
+    def drop_adapter(self, number: int) -> None:
+        """See Runner."""
+        self._adapters.pop(number, None)
+        self._model.drop_adapter(number)
+
+    def _adapter_bytes(self, matrix: Tensor) -> Bytes:
+        plain = matrix.detach().to("cpu", self._adapter_dtype).contiguous()
+        return plain.view(torch.uint8).numpy()
+
     def close(self) -> None:
         """Frees weights and cache."""
         self._model.close()
+
+
+def _layer_and_part(name: str) -> tuple[int, str]:
+    """From "model.layers.3.self_attn.q_proj" to 3 and "self_attn.q_proj"."""
+    _, _, layer, part = name.split(".", 3)
+    return int(layer), part
+
+
+def _adaptable(checkpoint: Checkpoint) -> dict[str, tuple[int, int]]:
+    """The weights that may have an adapter, by name without ".weight", with their shapes."""
+    names = frozenset(checkpoint.names())
+    layers = range(checkpoint.config.num_hidden_layers)
+    candidates = (f"model.layers.{layer}.{part}" for layer in layers for part in _MATRICES)
+    present = (name for name in candidates if f"{name}.weight" in names)
+    return {name: _two(checkpoint.info(f"{name}.weight").shape) for name in present}
 
 
 def _check_tensors(checkpoint: Checkpoint) -> None:
@@ -205,19 +259,8 @@ class _Loader:
         stored = self.checkpoint.stored(name)
         data = stored.data
         if self.config.is_latent and role in (Matrix.QUERY, Matrix.LATENT):
-            data = self._halves(role, data)
-        self.model.set_matrix(role, layer, stored.type, _two(stored), data)
-
-    def _halves(self, role: Matrix, rows: Bytes) -> Bytes:
-        """Rows that feed a rotated part, from interleaved pairs (2i, 2i+1) to halves (i, i+P/2).
-
-        Queries and keys are permuted alike, so scores stay the same, and the kernels rotate in one way only.
-        """
-        config = self.config
-        heads = config.num_attention_heads if role is Matrix.QUERY else 1
-        split = rows.reshape(heads, len(rows) // heads, -1)
-        plain, rotated = np.split(split, [split.shape[1] - config.qk_rope_head_dim], axis=1)
-        return np.concatenate((plain, rotated[:, 0::2], rotated[:, 1::2]), axis=1).reshape(rows.shape)
+            data = _halves(self.config, role, data)
+        self.model.set_matrix(role, layer, stored.type, _two(stored.shape), data)
 
     def _expansions(self, layer: int, name: str) -> None:
         """kv_b: its value half as stored; its key half transposed, which no quantised type survives, as numbers."""
@@ -241,12 +284,23 @@ class _Loader:
         for part, role in _EXPERTS.items():
             for expert in range(self.config.n_routed_experts):
                 stored = self.checkpoint.stored(f"{prefix}{expert}.{part}.weight")
-                self.model.set_matrix(role, layer, stored.type, _two(stored), stored.data, part=expert)
+                self.model.set_matrix(role, layer, stored.type, _two(stored.shape), stored.data, part=expert)
 
     def _vector(self, role: Vector, layer: int, name: str) -> None:
         self.model.set_vector(role, layer, self.checkpoint.tensor(name, torch.float32).numpy())
 
 
-def _two(stored: StoredTensor) -> tuple[int, int]:
-    rows, columns = stored.shape
+def _halves(config: ModelConfig, role: Matrix, rows: Bytes) -> Bytes:
+    """Rows that feed a rotated part, from interleaved pairs (2i, 2i+1) to halves (i, i+P/2).
+
+    Queries and keys are permuted alike, so scores stay the same, and the kernels rotate in one way only.
+    """
+    heads = config.num_attention_heads if role is Matrix.QUERY else 1
+    split = rows.reshape(heads, len(rows) // heads, -1)
+    plain, rotated = np.split(split, [split.shape[1] - config.qk_rope_head_dim], axis=1)
+    return np.concatenate((plain, rotated[:, 0::2], rotated[:, 1::2]), axis=1).reshape(rows.shape)
+
+
+def _two(shape: tuple[int, ...]) -> tuple[int, int]:
+    rows, columns = shape
     return rows, columns

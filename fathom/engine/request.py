@@ -21,6 +21,7 @@ class Request:
         salt: prefixes are shared only among requests with the same salt (a user, a tenant); None: among all without.
         max_thought_tokens: after so many tokens of thought the engine ends it in the model's name, so that an answer
             follows; None: no bound. Only for dialects with an end-of-thought token, and not with `plain`.
+        adapter: name of an adapter that was added to the engine; None: the base model.
 
     """
 
@@ -29,6 +30,7 @@ class Request:
     plain: bool = False
     salt: str | None = None
     max_thought_tokens: int | None = None
+    adapter: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

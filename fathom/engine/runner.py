@@ -6,6 +6,8 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
+from fathom.models.lora import Adapter
+
 
 @dataclass(frozen=True, slots=True)
 class SequenceStep:
@@ -18,6 +20,7 @@ class SequenceStep:
         pages: page numbers in the order of positions; they cover start + len(tokens) tokens, or more. Token t of the
             sequence lies in pages[t // page_tokens] at t % page_tokens. Valid during the call only.
         logits_from: logits are wanted for tokens[logits_from:]; len(tokens) wants none.
+        adapter: number of the adapter to run with (`Runner.set_adapter`); None: the base model.
 
     """
 
@@ -25,6 +28,7 @@ class SequenceStep:
     start: int
     pages: Sequence[int]
     logits_from: int
+    adapter: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,14 @@ class Runner(Protocol):
 
     def step(self, sequences: Sequence[SequenceStep]) -> Tensor:
         """Run the step and return logits [rows, V] float32, in order; the caller may overwrite them."""
+        ...
+
+    def set_adapter(self, number: int, adapter: Adapter) -> None:
+        """Keep an adapter under a number, or overwrite the one there; raises InvalidRequestError, changing nothing."""
+        ...
+
+    def drop_adapter(self, number: int) -> None:
+        """Free an adapter; harmless when there is none under this number."""
         ...
 
     def close(self) -> None:

@@ -1,14 +1,19 @@
 """The runner for every architecture and device: `models.Transformer` over a paged cache."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
+from fathom.engine.adapters import check_adapter
 from fathom.engine.paged_cache import PagedCache
 from fathom.engine.pages import PAGE_TOKENS
 from fathom.engine.runner import Continuation, SequenceStep
 from fathom.models.config import ModelConfig
+from fathom.models.lora import TARGETS, Adapter, linear_layers
 from fathom.models.transformer import Transformer
 
 
@@ -41,6 +46,7 @@ class TorchRunner:
         self._model: Transformer | None = model
         self._last_steps: Sequence[SequenceStep] = ()
         self._last_hidden_ND: Tensor | None = None
+        self._adapters: dict[int, Adapter] = {}
         self._cache: PagedCache | None = PagedCache(model.config, n_pages, page_tokens, weight.dtype, weight.device)
 
     @torch.inference_mode()
@@ -50,7 +56,8 @@ class TorchRunner:
             raise RuntimeError("this runner is closed; load the model again")
         positions_N = self._cache.begin(sequences)
         tokens_N = self._ids([token for one in sequences for token in one.tokens])
-        hidden_ND = self._model(tokens_N, positions_N, self._cache)
+        with self._adapted(self._model, sequences):
+            hidden_ND = self._model(tokens_N, positions_N, self._cache)
         if self.max_draft:
             self._last_steps, self._last_hidden_ND = sequences, hidden_ND
         return self._model.logits(hidden_ND[self._wanted_rows(sequences)])
@@ -79,6 +86,40 @@ class TorchRunner:
         made = iter(guesses)
         return [next(made)[: one.wanted] if one.kept else [] for one in continuations]
 
+    def set_adapter(self, number: int, adapter: Adapter) -> None:
+        """See Runner."""
+        if self._model is None:
+            raise RuntimeError("this runner is closed; load the model again")
+        shapes = {name: (linear.out_features, linear.in_features) for name, linear in _adaptable(self._model).items()}
+        check_adapter(adapter, shapes)
+        like = self._model.model.embed_tokens.weight
+        pairs = {name: (down.to(like, copy=True), up.to(like, copy=True)) for name, (down, up) in adapter.pairs.items()}
+        self._adapters[number] = Adapter(adapter.scale, pairs)
+
+    def drop_adapter(self, number: int) -> None:
+        """See Runner."""
+        self._adapters.pop(number, None)
+
+    @contextmanager
+    def _adapted(self, model: Transformer, sequences: Sequence[SequenceStep]) -> Iterator[None]:
+        """While it lasts, rows with an adapter get its part added to what the linear layers return."""
+        rows: dict[int, list[int]] = {}
+        end = 0
+        for one in sequences:
+            if one.adapter is not None:
+                rows.setdefault(one.adapter, []).extend(range(end, end + len(one.tokens)))
+            end += len(one.tokens)
+        hooks = [
+            model.get_submodule(name).register_forward_hook(_LowRankRows(adapter.scale, down, up, rows_M))
+            for adapter, rows_M in ((self._adapters[number], self._ids(each)) for number, each in rows.items())
+            for name, (down, up) in adapter.pairs.items()
+        ]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
     def close(self) -> None:
         """See Runner."""
         self._model = self._cache = self._last_hidden_ND = None
@@ -101,3 +142,24 @@ class TorchRunner:
 
     def _ids(self, numbers: Sequence[int]) -> Tensor:
         return torch.tensor(numbers, dtype=torch.int64).to(self._device)
+
+
+class _LowRankRows:
+    """A forward hook that adds scale * B (A x) to some rows of what a linear layer returned."""
+
+    def __init__(self, scale: float, a_RI: Tensor, b_OR: Tensor, rows_M: Tensor) -> None:
+        self._scale, self._a_RI, self._b_OR, self._rows_M = scale, a_RI, b_OR, rows_M
+
+    def __call__(self, _layer: nn.Module, inputs: tuple[Any, ...], output_NO: Tensor) -> None:
+        narrow_MR = F.linear(inputs[0][self._rows_M], self._a_RI)
+        output_NO.index_add_(0, self._rows_M, self._scale * F.linear(narrow_MR, self._b_OR))
+
+
+def _adaptable(model: Transformer) -> dict[str, nn.Linear]:
+    """The layers of the main model that may have an adapter."""
+    main = tuple(f"model.layers.{layer}." for layer in range(model.config.num_hidden_layers))
+    return {
+        name: layer
+        for name, layer in linear_layers(model)
+        if name.startswith(main) and name.rpartition(".")[2] in TARGETS
+    }

@@ -119,6 +119,12 @@ class MockRunner:
         except IndexError:  # a draft may run past the end of what a script says
             return 0
 
+    def set_adapter(self, number: int, adapter: Any) -> None:
+        raise AssertionError("the mock has no weights")
+
+    def drop_adapter(self, number: int) -> None:
+        raise AssertionError("the mock has no weights")
+
     def close(self) -> None:
         self.closed = True
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from fathom.checkpoints import StoredTensor, TensorInfo, load_model, open_checkpoint
 from fathom.checkpoints.loading import parts_of
 from fathom.engine import Engine
+from fathom.engine.errors import InvalidRequestError
 from fathom.engine.native_runner import NativeRunner
 from fathom.engine.runner import SequenceStep
 from fathom.engine.speculation import StepBudget
@@ -22,6 +23,7 @@ from fathom.kernels.cpu.build import CompilerError
 from fathom.kernels.cpu.library import NativeError
 from fathom.models import ModelConfig, RopeScaling
 from fathom.models.cache import NoCache
+from fathom.models.lora import TARGETS, Adapter, fresh, merge
 from fathom.models.transformer import Transformer
 
 try:
@@ -310,6 +312,90 @@ def test_speculation_changes_no_token(name, mock, monkeypatch) -> None:
             drafted = engine.stats().load.counts.drafted_tokens
     assert answers["off"] == answers["auto"]
     assert drafted > 100
+
+
+def adapter_for(checkpoint: MemoryCheckpoint, rank: int, seed: int, targets: tuple[str, ...] = TARGETS) -> Adapter:
+    """Random and large enough to change every logit."""
+    generator = torch.Generator().manual_seed(seed)
+    adapter = fresh(load_model(checkpoint, dtype=torch.float32), rank, 2.0 * rank, targets=targets, generator=generator)
+    drawn = {name: torch.randn(b.shape, generator=generator) * 0.05 for name, (_, b) in adapter.pairs.items()}
+    return Adapter(adapter.scale, {name: (a, drawn[name]) for name, (a, _) in adapter.pairs.items()})
+
+
+@pytest.mark.parametrize(("rank", "dtype"), [(3, torch.float32), (16, torch.bfloat16), (40, torch.float32)])
+@pytest.mark.parametrize("name", MODELS)
+def test_an_adapter_is_as_good_as_merged(name, rank, dtype) -> None:
+    """The same weights with the adapter added to them, in float32; without it the logits are somewhere else."""
+    checkpoint = MemoryCheckpoint(MODELS[name])
+    adapter = adapter_for(checkpoint, rank, seed=1)
+    runner = NativeRunner(checkpoint, n_pages=4, threads=2, adapter_dtype=dtype)
+    runner.set_adapter(3, adapter)
+    ids = tokens(100)
+    got = runner.step([SequenceStep(ids, 0, [2, 0], 0, adapter=3)])
+    model = load_model(checkpoint, dtype=torch.float32)
+    assert errors(got, reference(model, ids)).quantile(0.5) > 0.1
+    merge(model, adapter)
+    far = errors(got, reference(model, ids))
+    assert far.quantile(0.5) < 0.02
+    one = runner.step([SequenceStep(ids[:1], 0, [1], 0, adapter=3)])
+    assert torch.equal(one[0], got[0])
+
+
+def test_adapters_in_one_batch_do_not_meet(mixed) -> None:
+    """Rows of several adapters and of none: each gives the bits of its sequence alone, the base those of no adapter."""
+    first, second = adapter_for(mixed, 16, seed=1), adapter_for(mixed, 5, seed=2, targets=("o_proj", "gate_proj"))
+    runner, plain = (NativeRunner(mixed, n_pages=40, threads=threads) for threads in (2, 3))
+    runner.set_adapter(0, first)
+    runner.set_adapter(1, second)
+    choices = [None, 0, 1, 0, None, 1, 0]
+    ids = [tokens(length, seed=i) for i, length in enumerate([70, 9, 130, 64, 1, 33, 200])]
+    whole = [
+        SequenceStep(each, 0, range(i * 5, i * 5 + 5), 0, choice)
+        for i, (each, choice) in enumerate(zip(ids, choices, strict=True))
+    ]
+    alone = [runner.step([one]) for one in whole]
+    assert torch.equal(runner.step(whole), torch.cat(alone))
+    assert torch.equal(plain.step([whole[0]]), alone[0])
+    runner.step(
+        [
+            SequenceStep(one.tokens[:-1], 0, one.pages, len(one.tokens) - 1, one.adapter)
+            for one in whole
+            if len(one.tokens) > 1
+        ]
+    )
+    last = [SequenceStep(one.tokens[-1:], len(one.tokens) - 1, one.pages, 0, one.adapter) for one in whole]
+    expected = [each[-1:] for each in alone]
+    assert torch.equal(runner.step(last), torch.cat(expected))
+    assert torch.equal(runner.step(last[1:4]), torch.cat(expected[1:4]))
+    other = adapter_for(mixed, 16, seed=3)
+    runner.set_adapter(0, other)  # where the old weights lie
+    plain.set_adapter(7, other)
+    assert torch.equal(runner.step([whole[3]]), plain.step([SequenceStep(ids[3], 0, range(5), 0, 7)]))
+    assert torch.equal(runner.step([whole[2]]), alone[2])
+    runner.set_adapter(0, second)  # another rank, fewer weights
+    assert torch.equal(runner.step([SequenceStep(ids[2], 0, range(5), 0, 0)]), alone[2])
+    runner.drop_adapter(0)
+    with pytest.raises(NativeError, match="adapter 0 does not exist"):
+        runner.step([whole[1]])
+
+
+@pytest.mark.parametrize(
+    ("pairs", "message"),
+    [
+        ({}, "empty"),
+        ({"model.layers.0.self_attn.kv_b_proj": (2, 64, 256)}, "kv_b_proj, which takes none"),
+        ({"model.layers.1.mlp.experts.3.up_proj": (2, 96, 64)}, "experts.3.up_proj, which takes none"),
+        ({"lm_head": (2, 96, 317)}, "lm_head, which takes none"),
+        ({"model.layers.3.self_attn.o_proj": (2, 64, 96)}, "layers.3.self_attn.o_proj, which takes none"),
+        ({"model.layers.0.self_attn.o_proj": (2, 60, 96)}, "expected"),
+        ({"model.layers.0.self_attn.o_proj": (0, 64, 96)}, "expected"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_adapted_is_refused_by_name(pairs, message) -> None:
+    runner = NativeRunner(MemoryCheckpoint(SHAPES["deepseek v3"]), n_pages=2, threads=1)
+    made = {name: (torch.zeros(rank, into), torch.zeros(out, rank)) for name, (rank, into, out) in pairs.items()}
+    with pytest.raises(InvalidRequestError, match=message):
+        runner.set_adapter(0, Adapter(1.0, made))
 
 
 TEXT = (

@@ -44,6 +44,11 @@ _SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
     "fathom_model_vector": (_INT, (_POINTER, _INT, _INT, _LONG, _POINTER)),
     "fathom_model_rotary": (_INT, (_POINTER, _LONG, _LONG, _POINTER, _POINTER)),
     "fathom_model_check": (_INT, (_POINTER,)),
+    "fathom_adapter_set": (
+        _INT,
+        (_POINTER, _INT, _INT, _INT, _INT, _LONG, _LONG, _LONG, ctypes.c_float, _POINTER, _LONG, _POINTER, _LONG),
+    ),
+    "fathom_adapter_drop": (_INT, (_POINTER, _INT)),
     "fathom_model_step": (_INT, (_POINTER, _LONG, _POINTER, _POINTER, _LONG, _POINTER, _LONG, _POINTER, _LONG)),
     "fathom_product": (_INT, (_INT, _LONG, _LONG, _POINTER, _LONG, _POINTER, _LONG, _POINTER)),
     "fathom_dequantise": (_INT, (_INT, _LONG, _LONG, _POINTER, _LONG, _POINTER)),

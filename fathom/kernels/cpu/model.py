@@ -59,6 +59,10 @@ class Part(Protocol):
     def logits_from(self) -> int:
         """Logits are wanted for tokens[logits_from:]."""
 
+    @property
+    def adapter(self) -> int | None:
+        """Number of the adapter to run with, if any."""
+
 
 class NativeModel:
     """Owns the native memory; `close` (or the end of the object) frees it. Not safe for two threads at once."""
@@ -92,6 +96,23 @@ class NativeModel:
             raise NativeError(f"cosines {cosine.shape} and sines {sine.shape} are not one table each")
         self._call("fathom_model_rotary", *cosine.shape, cosine.ctypes.data, sine.ctypes.data)
 
+    def set_adapter(
+        self, adapter: int, role: Matrix, layer: int, type_: str, scale: float, down: Bytes, up: Bytes, rank: int
+    ) -> None:
+        """Adds y += scale * up (down x) to a weight [rows, columns] for sequences that run with this adapter.
+
+        `down` [rank, columns] and `up` [rows, rank] are BF16 or F32, as bytes a row; they overwrite those of before
+        where they lie if rank and type are the same.
+        """
+        down, up = np.ascontiguousarray(down), np.ascontiguousarray(up)
+        columns = down.shape[1] // (2 if type_ == "BF16" else 4)
+        matrices = (down.ctypes.data, down.nbytes, up.ctypes.data, up.nbytes)
+        self._call("fathom_adapter_set", adapter, layer, role, TYPES[type_], rank, len(up), columns, scale, *matrices)
+
+    def drop_adapter(self, adapter: int) -> None:
+        """Frees an adapter; harmless when there is none of this number."""
+        self._call("fathom_adapter_drop", adapter)
+
     def check(self) -> None:
         """Raises `NativeError` naming a weight that is missing."""
         self._call("fathom_model_check")
@@ -102,7 +123,8 @@ class NativeModel:
             raise NativeError("the logits must be contiguous float32")
         sizes, tokens, pages = array.array("i"), array.array("i"), array.array("i")
         for part in parts:
-            sizes.extend((len(part.tokens), part.start, len(part.pages), part.logits_from))
+            adapter = -1 if part.adapter is None else part.adapter
+            sizes.extend((len(part.tokens), part.start, len(part.pages), part.logits_from, adapter))
             tokens.extend(part.tokens)
             pages.extend(part.pages)
         addresses = (sizes.buffer_info()[0], tokens.buffer_info(), pages.buffer_info())

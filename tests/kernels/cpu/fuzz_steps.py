@@ -3,6 +3,7 @@
 Run by itself: python fuzz_steps.py LIBRARY ROUNDS SEED. Needs numpy and the kernels alone, no torch.
 """
 
+import contextlib
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -111,6 +112,27 @@ class Fuzzer:
         for part in range(parts):
             model.set_matrix(role, layer, name, (rows, columns), stored, part=part)
 
+    def adapters(self, model: NativeModel, config: Config) -> None:
+        """Adapters 0 and 1 for some of the weights, right and wrong ones; the second may be dropped again."""
+        latent, c = config.latent_rank > 0, config
+        output = c.heads * (c.value_size if latent else c.head_size)
+        sizes = {Matrix.OUTPUT: (c.hidden, output), Matrix.UP: (c.feed_forward, c.hidden), Matrix.HEAD: (7, 7)}
+        if latent:
+            sizes[Matrix.LATENT] = (c.latent_rank + c.rope_size, c.hidden)
+        else:
+            sizes[Matrix.KEY] = (c.kv_heads * c.head_size, c.hidden)
+        for _ in range(self.integer(0, 8)):
+            role = list(sizes)[self.integer(0, len(sizes) - 1)]
+            rank, (rows, columns), kind = self.integer(1, 40), sizes[role], str(self.random.choice(["F32", "BF16"]))
+            down, up = (
+                self.random.integers(0, 256, (n, k * BLOCK[kind][1]), dtype=np.uint8)
+                for n, k in ((rank, columns), (rows, rank))
+            )
+            with contextlib.suppress(NativeError):
+                model.set_adapter(self.integer(0, 1), role, self.integer(-1, c.layers), kind, 0.5, down, up, rank)
+        if self.random.random() < 0.3:
+            model.drop_adapter(self.integer(-1, 2))
+
     def floats(self, rows: int, columns: int) -> np.ndarray:
         return self.random.standard_normal((rows, columns)).astype(np.float32).view(np.uint8)
 
@@ -121,6 +143,7 @@ class Fuzzer:
         """Runs steps, valid and not; returns how many were taken and refused."""
         config = self.config()
         model = self.model(config)
+        self.adapters(model, config)
         taken = refused = 0
         for _ in range(self.integer(1, 6)):
             parts = [self.part(config) for _ in range(self.integer(0, 4))]
@@ -145,7 +168,11 @@ class Fuzzer:
         if pages:
             pages[0] = slip(pages[0])
         return SimpleNamespace(
-            tokens=tokens.tolist(), start=slip(start), pages=pages, logits_from=slip(self.integer(0, count))
+            tokens=tokens.tolist(),
+            start=slip(start),
+            pages=pages,
+            logits_from=slip(self.integer(0, count)),
+            adapter=self.random.choice([None, 0, 1], p=[0.8, 0.12, 0.08]),
         )
 
 

@@ -23,6 +23,11 @@ void matrix(Model& model, int layer, MatrixRole role, int rows, int columns, int
 
 void vector(Model& model, int layer, VectorRole role, int n) { model.set_vector(layer, role, n, random_values(n).data()); }
 
+void adapter(Model& model, int layer, MatrixRole role, int rows, int columns) {
+  const std::vector<float> down = random_values(8 * columns), up = random_values(rows * 8);
+  model.set_adapter(0, layer, role, Type::F32, 8, rows, columns, 0.5f, (const uint8_t*)down.data(), (const uint8_t*)up.data());
+}
+
 Config config(bool latent, int threads) {
   Config c{};
   c.layers = 2, c.vocabulary = 100, c.hidden = 64, c.heads = 4, c.kv_heads = 2, c.head_size = 32, c.feed_forward = 96;
@@ -60,6 +65,10 @@ void fill(Model& m, bool latent) {
   const std::vector<float> table = random_values(int64_t(400) * half);
   m.set_rotary(400, half, table.data(), table.data());
   m.check_complete();
+  for (int l = 0; l < 2; l++) {
+    adapter(m, l, latent ? R::kLatent : R::kKey, latent ? 48 : 64, 64);
+    adapter(m, l, R::kOutput, 64, 128), adapter(m, l, R::kDown, 64, latent && l > 0 ? 32 : 96);
+  }
 }
 
 void steps(Model& model) {
@@ -73,10 +82,10 @@ void steps(Model& model) {
     model.step(sequences, logits.data(), rows);
   };
   const int32_t *t = tokens.data(), *p = pages.data();
-  run({{t, 150, 0, p, 3, 149, 0, -1}, {t, 70, 0, p + 5, 2, 0, 0, -1}});
-  for (int i = 0; i < 20; i++) run({{t, 1, 150 + i, p, 3, 0, 0, -1}});
+  run({{t, 150, 0, p, 3, 149, 0, 0, -1}, {t, 70, 0, p + 5, 2, 0, -1, 0, -1}});
+  for (int i = 0; i < 20; i++) run({{t, 1, 150 + i, p, 3, 0, i % 2 - 1, 0, -1}});
   for (int i = 0; i < 10; i++)
-    run({{t, 1, 170 + i, p, 3, 0, 0, -1}, {t, 3, 70 + 3 * i, p + 5, 2, 0, 0, -1}, {t, 9, 9 * i, p + 10, 2, 5, 0, -1}});
+    run({{t, 1, 170 + i, p, 3, 0, -1, 0, -1}, {t, 3, 70 + 3 * i, p + 5, 2, 0, -1, 0, -1}, {t, 9, 9 * i, p + 10, 2, 5, 0, 0, -1}});
 }
 
 int main() {

@@ -126,12 +126,12 @@ void dot_quantised(const uint8_t* block, int groups, const Activations& x, int f
 
 // Two sums a row (even and odd columns or pairs), since one chain of additions would wait for itself.
 template <Type Which, int Rows>
-void dot_floating(const uint8_t* block, int groups, const Activations& x, int first, float* out) {
+void dot_columns(const uint8_t* block, int columns, const Activations& x, int first, float* out) {
   F32 sums[Rows][2];
   FATHOM_UNROLL for (int m = 0; m < Rows; m++) sums[m][0] = sums[m][1] = F32::zero();
   constexpr int step = Which == Type::BF16 ? 2 : 1;  // columns a vector holds
   constexpr int bytes = Floating<Which>::kBytes * kLanes * step;
-  for (int k = 0; k < groups * kGroup; k += 2 * step, block += 2 * bytes) {
+  for (int k = 0; k < columns; k += 2 * step, block += 2 * bytes) {
     if constexpr (Rows >= kPrefetchRows) repeat<2 * bytes / 64>([&](auto i) { prefetch(block + kPrefetch + i * 64); });
     FATHOM_UNROLL for (int odd = 0; odd < 2; odd++) {
       const uint8_t* w = block + odd * bytes;
@@ -146,12 +146,17 @@ void dot_floating(const uint8_t* block, int groups, const Activations& x, int fi
   FATHOM_UNROLL for (int m = 0; m < Rows; m++) (sums[m][0] + sums[m][1]).store(out + m * kLanes);
 }
 
+template <Type Which, int Rows>
+void dot_floating(const uint8_t* block, int groups, const Activations& x, int first, float* out) {
+  dot_columns<Which, Rows>(block, groups * kGroup, x, first, out);
+}
+
 template <int Bits, int Offset, Scales Kind>
 const Kernel& kernel_of(Quantised<Bits, Offset, Kind>) {
   using Format = Quantised<Bits, Offset, Kind>;
   constexpr int two = std::min(2, kRowTile), four = std::min(4, kRowTile);
   static const Kernel result{
-      {dot_quantised<Format, 1>, dot_quantised<Format, two>, dot_quantised<Format, four>, dot_quantised<Format, kRowTile>}, kInt8};
+      {dot_quantised<Format, 1>, dot_quantised<Format, two>, dot_quantised<Format, four>, dot_quantised<Format, kRowTile>}, kInt8, {}};
   return result;
 }
 
@@ -160,7 +165,8 @@ const Kernel& kernel_of(Floating<Which>) {
   constexpr int two = std::min(2, kRowTile), four = std::min(4, kRowTile);
   static const Kernel result{
       {dot_floating<Which, 1>, dot_floating<Which, two>, dot_floating<Which, four>, dot_floating<Which, kRowTile>},
-      Which == Type::BF16 ? kBF16 : kFloat};
+      Which == Type::BF16 ? kBF16 : kFloat,
+      {dot_columns<Which, 1>, dot_columns<Which, two>, dot_columns<Which, four>, dot_columns<Which, kRowTile>}};
   return result;
 }
 
@@ -196,7 +202,7 @@ const Kernel& kernel(Type type) {
   return *result;
 }
 
-void Activations::reserve(int rows, int max_columns) {
+void OwnActivations::reserve(int rows, int max_columns) {
   size_t elements = size_t(rows) * size_t(round_up(max_columns, kGroup)), scale_bytes = elements / kGroup * sizeof(GroupScale);
   memory_.reserve(elements * (1 + 2 + 4) + scale_bytes + 256);
   uint8_t* p = memory_.as<uint8_t>();

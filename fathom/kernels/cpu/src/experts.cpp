@@ -81,14 +81,16 @@ void Step::sort_by_expert() {
 
 void Step::mixture(const Layer& layer, int id) {
   const Matrix &router = layer[MatrixRole::kRouter], &gate = layer[MatrixRole::kExpertGate], &up = layer[MatrixRole::kExpertUp], &down = layer[MatrixRole::kExpertDown];
-  const Matrix &shared_gate = layer[MatrixRole::kGate], &shared_up = layer[MatrixRole::kUp], &shared_down = layer[MatrixRole::kDown];
+  const Matrix &shared_gate = layer[MatrixRole::kGate], &shared_up = layer[MatrixRole::kUp];
   const int needs = router.kernel->needs | (shared_gate ? shared_gate.kernel->needs | shared_up.kernel->needs : 0);
   const int routed_columns = gate.blocks * kBlockRows, expert_needs = gate.kernel->needs | up.kernel->needs;
-  const Activations& x = prepare_normed(layer[VectorRole::kFeedForwardNorm], needs, id);
+  const Activations& x = prepare_normed(layer, VectorRole::kFeedForwardNorm, needs, id, {MatrixRole::kGate, MatrixRole::kUp});
   multiply(router, my_share(router.blocks, id), x, rows(), [&](int row, int block, F32 value) {
     value.store(s_.router.as<float>() + (int64_t(row) * router.blocks + block) * kBlockRows);
   });
-  if (shared_gate) gate_and_up(shared_gate, shared_up, 0, my_share(shared_gate.blocks, id), x, {0, rows()}, s_.activated, activated_columns_);
+  if (shared_gate)
+    gate_and_up(shared_gate, shared_up, 0, my_share(shared_gate.blocks, id), x, {0, rows()}, s_.activated, activated_columns_,
+                additions(layer, MatrixRole::kGate, 0, id), additions(layer, MatrixRole::kUp, 1, id));
   barrier();
   Range mine = my_share(rows(), id);
   route(layer, mine.first, mine.last);
@@ -115,13 +117,7 @@ void Step::mixture(const Layer& layer, int id) {
         float* to = hidden(routed_row_[size_t(i)]) + block * kBlockRows;
         fma(value, F32::set(routed_weight_[size_t(i)]), F32::load(to)).store(to);
       });
-  if (shared_down) {
-    const Activations& y = prepare(rows(), shared_gate.blocks * kBlockRows, shared_down.kernel->needs, id, [&](int row, float*) { return activated(row); });
-    multiply(shared_down, mine, y, rows(), [&](int row, int block, F32 value) {
-      float* to = hidden(row) + block * kBlockRows;
-      (F32::load(to) + value).store(to);
-    });
-  }
+  if (shared_gate) add_down(layer, mine, id);
   barrier();
 }
 

@@ -12,18 +12,19 @@ void Step::project(const Layer& layer, int id) {
   };
   constexpr Projection projections[] = {{MatrixRole::kQuery, VectorRole::kQueryBias}, {MatrixRole::kKey, VectorRole::kKeyBias},
                                         {MatrixRole::kValue, VectorRole::kValueBias}};
-  int needs = 0, blocks = 0, before = 0;
+  int needs = 0, blocks = 0, before = 0, product = 0;
   for (const Projection& p : projections) needs |= layer[p.matrix].kernel->needs, blocks += layer[p.matrix].blocks;
-  const Activations& x = prepare_normed(layer[VectorRole::kAttentionNorm], needs, id);
+  const Activations& x = prepare_normed(layer, VectorRole::kAttentionNorm, needs, id, {MatrixRole::kQuery, MatrixRole::kKey, MatrixRole::kValue});
   const Range mine = my_share(blocks, id);
   for (const Projection& p : projections) {
     const Matrix& w = layer[p.matrix];
     const float* bias = layer.bias(p.bias);
     Range own{std::max(mine.first - before, 0), std::min(mine.last - before, w.blocks)};
-    multiply(w, own, x, rows(), [&](int row, int block, F32 value) {
+    auto write = [&](int row, int block, F32 value) {
       if (bias) value = value + F32::load(bias + block * kBlockRows);
       value.store(projected(row) + (before + block) * kBlockRows);
-    });
+    };
+    multiply(w, own, x, rows(), write, additions(layer, p.matrix, product++, id));
     before += w.blocks;
   }
   barrier();
@@ -55,18 +56,20 @@ void Step::add_output(const Layer& layer, int id) {
   const Matrix& w = layer[MatrixRole::kOutput];
   const float* bias = layer.bias(VectorRole::kOutputBias);
   const int size = c_.output_size();
-  const Activations& x = prepare(rows(), attended_columns_, w.kernel->needs, id, [&](int row, float* to) -> const float* {
+  auto fill = [&](int row, float* to) -> const float* {
     if (c_.latent()) return attended(row);
     if (sequences_[size_t(rows_[size_t(row)].sequence)].partials < 0) return context(row);
     std::memset(to + c_.heads * size, 0, size_t(attended_columns_ - c_.heads * size) * sizeof(float));
     for (int h = 0; h < c_.heads; h++) attended_head(row, h, to + h * size);
     return to;
-  });
-  multiply(w, my_share(w.blocks, id), x, rows(), [&](int row, int block, F32 value) {
+  };
+  const Activations& x = prepare(rows(), attended_columns_, w.kernel->needs, id, fill, &layer, {MatrixRole::kOutput});
+  auto add = [&](int row, int block, F32 value) {
     float* to = hidden(row) + block * kBlockRows;
     if (bias) value = value + F32::load(bias + block * kBlockRows);
     (F32::load(to) + value).store(to);
-  });
+  };
+  multiply(w, my_share(w.blocks, id), x, rows(), add, additions(layer, MatrixRole::kOutput, 0, id));
   const Matrix& next = layer[layer[MatrixRole::kRouter] ? MatrixRole::kRouter : MatrixRole::kGate];
   barrier_before(next, id);
 }

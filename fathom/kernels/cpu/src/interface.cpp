@@ -86,7 +86,22 @@ FATHOM_API int fathom_model_check(void* model) {
   return guarded([&] { static_cast<const Model*>(model)->check_complete(); });
 }
 
-// `sizes` holds four numbers a sequence: tokens, start, pages, logits_from; `tokens` and `pages` are the sequences' own, joined.
+// `down` [rank, columns] and `up` [rows, rank], both as `type` stores them.
+FATHOM_API int fathom_adapter_set(void* model, int adapter, int layer, int role, int type, int64_t rank, int64_t rows, int64_t columns,
+                                  float scale, const uint8_t* down, int64_t down_bytes, const uint8_t* up, int64_t up_bytes) {
+  return guarded([&] {
+    require(model && down && up, "null argument");
+    require(rows > 0 && columns > 0 && rank > 0 && rows < (1 << 28) && columns < (1 << 28) && rank < (1 << 28), "bad size of an adapter");
+    require(down_bytes == stored_bytes(Type(type), rank, columns) && up_bytes == stored_bytes(Type(type), rows, rank), "the bytes do not fit the type and size");
+    static_cast<Model*>(model)->set_adapter(adapter, layer, MatrixRole(role), Type(type), int(rank), int(rows), int(columns), scale, down, up);
+  });
+}
+
+FATHOM_API int fathom_adapter_drop(void* model, int adapter) {
+  return guarded([&] { static_cast<Model*>(model)->drop_adapter(adapter); });
+}
+
+// `sizes` holds five numbers a sequence: tokens, start, pages, logits_from, adapter; `tokens` and `pages` are the sequences' own, joined.
 FATHOM_API int fathom_model_step(void* model, int64_t n, const int32_t* sizes, const int32_t* tokens, int64_t n_tokens,
                                  const int32_t* pages, int64_t n_pages, float* logits, int64_t logits_rows) {
   return guarded([&] {
@@ -94,9 +109,9 @@ FATHOM_API int fathom_model_step(void* model, int64_t n, const int32_t* sizes, c
     require(n >= 0 && n < (1 << 20), "bad number of sequences");
     std::vector<Sequence> sequences;
     int64_t token = 0, page = 0;
-    for (int64_t i = 0; i < n; i++, sizes += 4) {
+    for (int64_t i = 0; i < n; i++, sizes += 5) {
       require(sizes[0] >= 0 && sizes[2] >= 0 && token + sizes[0] <= n_tokens && page + sizes[2] <= n_pages, "the sizes exceed the arrays");
-      sequences.push_back({tokens + token, sizes[0], sizes[1], pages + page, sizes[2], sizes[3], 0, -1});
+      sequences.push_back({tokens + token, sizes[0], sizes[1], pages + page, sizes[2], sizes[3], sizes[4], 0, -1});
       token += sizes[0], page += sizes[2];
     }
     require(token == n_tokens && page == n_pages, "the sizes do not cover the arrays");
@@ -111,7 +126,7 @@ FATHOM_API int fathom_product(int type, int64_t rows, int64_t columns, const uin
     require(x && out && m > 0 && m < (1 << 20), "bad activations");
     Arena arena;
     Matrix w = matrix_from(type, rows, columns, stored, bytes, arena);
-    Activations activations;
+    OwnActivations activations;
     activations.reserve(int(m), int(columns));
     activations.columns = w.groups * kGroup;
     std::vector<float> padded(size_t(activations.columns)), tile(size_t(kRowTile * kLanes));

@@ -10,24 +10,28 @@ namespace fathom {
 // Both latents of every row: [query latent, or whole queries][key/value latent ; rotary key]. With a query latent, then the
 // queries out of it.
 void Step::project_latents(const Layer& layer, int id) {
-  const Matrix &first = layer[c_.query_rank ? MatrixRole::kQueryDown : MatrixRole::kQuery], &latent = layer[MatrixRole::kLatent];
-  const Activations& x = prepare_normed(layer[VectorRole::kAttentionNorm], first.kernel->needs | latent.kernel->needs, id);
+  const MatrixRole first_role = c_.query_rank ? MatrixRole::kQueryDown : MatrixRole::kQuery;
+  const Matrix &first = layer[first_role], &latent = layer[MatrixRole::kLatent];
+  const Activations& x = prepare_normed(layer, VectorRole::kAttentionNorm, first.kernel->needs | latent.kernel->needs, id, {first_role, MatrixRole::kLatent});
   const Range mine = my_share(first.blocks + latent.blocks, id);
   multiply(first, {mine.first, std::min(mine.last, first.blocks)}, x, rows(),
-           [&](int row, int block, F32 value) { value.store(projected(row) + block * kBlockRows); });
+           [&](int row, int block, F32 value) { value.store(projected(row) + block * kBlockRows); },
+           additions(layer, first_role, 0, id));
   multiply(latent, {std::max(mine.first - first.blocks, 0), mine.last - first.blocks}, x, rows(),
-           [&](int row, int block, F32 value) { value.store(projected(row) + (first.blocks + block) * kBlockRows); });
+           [&](int row, int block, F32 value) { value.store(projected(row) + (first.blocks + block) * kBlockRows); },
+           additions(layer, MatrixRole::kLatent, 1, id));
   barrier();
   if (!c_.query_rank) return;
   const Matrix& query = layer[MatrixRole::kQuery];
   const int columns = round_up(c_.query_rank, kGroup);
-  const Activations& y = prepare(rows(), columns, query.kernel->needs, id, [&](int row, float* to) {
+  auto fill = [&](int row, float* to) {
     rms_norm(projected(row), layer[VectorRole::kQueryNorm].data(), columns, c_.query_rank, c_.latent_norm_epsilon, to);
     return to;
-  });
-  multiply(query, my_share(query.blocks, id), y, rows(), [&](int row, int block, F32 value) {
-    value.store(s_.expanded.as<float>() + (int64_t(row) * query.blocks + block) * kBlockRows);
-  });
+  };
+  const Activations& y = prepare(rows(), columns, query.kernel->needs, id, fill, &layer, {MatrixRole::kQuery});
+  multiply(query, my_share(query.blocks, id), y, rows(),
+           [&](int row, int block, F32 value) { value.store(s_.expanded.as<float>() + (int64_t(row) * query.blocks + block) * kBlockRows); },
+           additions(layer, MatrixRole::kQuery, 0, id));
   barrier();
 }
 

@@ -29,8 +29,17 @@ struct Activations {
   uint16_t* bf16 = nullptr;
   float* values = nullptr;
 
-  void reserve(int rows, int max_columns);
   void represent(int row, int width, const float* x, int needs);  // width: columns; x may be values' own row
+  // The same rows, for a thread that cannot wait for another to have set the number of columns.
+  Activations with(int their_columns) const {
+    Activations copy = *this;
+    copy.columns = their_columns;
+    return copy;
+  }
+};
+
+struct OwnActivations : Activations {
+  void reserve(int rows, int max_columns);
 
  private:
   Buffer memory_;
@@ -42,6 +51,7 @@ using DotTile = void (*)(const uint8_t* block, int groups, const Activations& x,
 struct Kernel {
   DotTile tiles[4];  // for 1, 2, 4, 8 rows of activations
   Representation needs;
+  DotTile narrow[4] = {};  // the same over a number of columns (a multiple of 4) instead of groups; floating-point types only
 };
 const Kernel& kernel(Type type);
 

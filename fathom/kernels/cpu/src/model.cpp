@@ -7,13 +7,13 @@
 namespace fathom {
 namespace {
 
-void require(bool condition, const std::string& message) {
-  if (!condition) throw std::invalid_argument(message);
-}
-
 struct Size {
   int rows, columns, parts = 1;
 };
+
+void require(bool condition, const std::string& message) {
+  if (!condition) throw std::invalid_argument(message);
+}
 
 Size size_of(const Config& c, MatrixRole role) {
   const int keys = c.kv_heads * c.head_size;
@@ -96,6 +96,22 @@ const Config& checked(const Config& c) {
   return c;
 }
 
+// Those that stay one matrix a layer: not the embedding, the router, the experts, nor what latent attention absorbs.
+bool takes_adapter(MatrixRole role) {
+  switch (role) {
+    case MatrixRole::kQuery:
+    case MatrixRole::kKey:
+    case MatrixRole::kValue:
+    case MatrixRole::kOutput:
+    case MatrixRole::kQueryDown:
+    case MatrixRole::kLatent:
+    case MatrixRole::kGate:
+    case MatrixRole::kUp:
+    case MatrixRole::kDown: return true;
+    default: return false;
+  }
+}
+
 HeadShape cache_shape(const Config& c) {
   if (c.latent()) return {c.latent_rank + c.rope_size, c.latent_rank};
   return {c.head_size, c.head_size};
@@ -141,6 +157,39 @@ void Model::set_matrix(int layer, MatrixRole role, int part, Type type, int rows
     pack_blocks(matrix, part, stored, int(int64_t(filled) * id / pool_.active()), int(int64_t(filled) * (id + 1) / pool_.active()));
   });
   matrix.filled++;
+}
+
+void Model::set_adapter(int adapter, int layer, MatrixRole role, Type type, int rank, int rows, int columns, float scale,
+                        const uint8_t* down, const uint8_t* up) {
+  require(0 <= layer && layer < config.layers, "layer " + std::to_string(layer) + " is out of range");
+  require(takes_adapter(role), "matrix " + std::to_string(int(role)) + " takes no adapter");
+  const Matrix& weight = layers_[size_t(layer)][role];
+  require(weight && weight.rows == rows && weight.columns == columns,
+          "an adapter for " + std::to_string(rows) + " x " + std::to_string(columns) + " does not fit matrix " + std::to_string(int(role)));
+  within(adapter, 0, kAdapters - 1, "the adapter's number"), within(rank, 1, 4096, "the adapter's rank");
+  require(type == Type::BF16 || type == Type::F32, "adapters are BF16 or F32");
+  if (adapters_.size() <= size_t(adapter)) adapters_.resize(size_t(adapter) + 1);
+  if (!adapters_[size_t(adapter)]) {
+    adapters_[size_t(adapter)] = std::make_unique<Adapter>();
+    adapters_[size_t(adapter)]->terms.resize(size_t(config.layers) * size_t(MatrixRole::kCount));
+  }
+  Adapter& own = *adapters_[size_t(adapter)];
+  LowRank& term = own.terms[term_of(layer, role)];
+  if (!term.rank) {
+    term.down = make_matrix(type, rank, columns, 1, own.memory);
+    term.up = make_matrix(type, rows, rank, 1, own.memory);
+    term.rank = rank;
+    own.needs |= term.down.kernel->needs;
+    own.rank = std::max(own.rank, rank);
+  }
+  require(term.rank == rank && term.down.type == type, "an adapter keeps its rank and type; drop it first");
+  term.scale = scale;
+  pack_blocks(term.down, 0, down, 0, round_up(rank, kBlockRows) / kBlockRows);
+  pack_blocks(term.up, 0, up, 0, round_up(rows, kBlockRows) / kBlockRows);
+}
+
+void Model::drop_adapter(int adapter) {
+  if (0 <= adapter && size_t(adapter) < adapters_.size()) adapters_[size_t(adapter)].reset();
 }
 
 void Model::set_vector(int layer, VectorRole role, int n, const float* values) {
@@ -194,6 +243,8 @@ void Model::check(const std::vector<Sequence>& sequences, int64_t logits_rows) {
     require(s.count >= 1 && s.start >= 0, who + "no tokens, or a negative start");
     require(int64_t(s.start) + s.count <= config.max_context, who + "longer than the context of " + std::to_string(config.max_context));
     require(int64_t(s.page_count) * kPageTokens >= int64_t(s.start) + s.count, who + "its pages do not cover its tokens");
+    require(s.adapter == -1 || (0 <= s.adapter && size_t(s.adapter) < adapters_.size() && adapters_[size_t(s.adapter)]),
+            who + "adapter " + std::to_string(s.adapter) + " does not exist");
     require(0 <= s.logits_from && s.logits_from <= s.count, who + "logits_from is out of range");
     for (int t = 0; t < s.count; t++)
       require(0 <= s.tokens[t] && s.tokens[t] < config.vocabulary, who + "token " + std::to_string(s.tokens[t]) + " is not in the vocabulary");

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "adapters.h"
 #include "attention.h"
 #include "matrix.h"
 #include "threads.h"
@@ -31,6 +32,8 @@ struct Config {
   int output_size() const { return latent() ? value_size : head_size; }
 };
 
+inline constexpr int kAdapters = 1 << 12;  // numbers of adapters
+
 // The numbers model.py names the weights by.
 enum class MatrixRole : int32_t {
   kEmbedding, kHead,
@@ -55,16 +58,22 @@ struct Layer {
   const float* bias(VectorRole role) const { return (*this)[role].empty() ? nullptr : (*this)[role].data(); }
 };
 
+// Where an adapter keeps its term for a weight.
+inline size_t term_of(int layer, MatrixRole role) { return size_t(layer) * size_t(MatrixRole::kCount) + size_t(role); }
+
 // One sequence's part of a step: `count` tokens after `start` cached ones; logits for tokens[logits_from:].
 struct Sequence {
   const int32_t* tokens;
   int count, start;
   const int32_t* pages;
   int page_count, logits_from;
+  int adapter;  // -1: none
   // Set by the step:
   int first_row;
   int64_t partials;  // where its attention partials lie, in floats; -1: merged at once
 };
+
+inline constexpr int kProducts = 3;  // at most so many products read the same activations: queries, keys, values
 
 // Memory of a step, kept for the next one. Rows are tokens; [rows][...] each.
 struct Scratch {
@@ -78,11 +87,13 @@ struct Scratch {
   Buffer activated;   // gate * up
   Buffer routed;      // the same of the experts: [rows * active]
   Buffer router;      // scores
-  Activations rows, heads, routed_rows, routed_activated;
+  OwnActivations rows, heads, routed_rows, routed_activated;
+  OwnActivations inner[kProducts];  // what adapters make of `rows`, for each of the products that read them
 };
 
 struct ThreadScratch {
-  Activations few;  // a few rows are prepared by every thread for itself, which saves a barrier
+  OwnActivations few;  // a few rows are prepared by every thread for itself, which saves a barrier
+  OwnActivations few_inner[kProducts];
   AttentionScratch attention;
   Buffer states;
   std::vector<float> entry;  // one rotated head or cache entry
@@ -96,6 +107,10 @@ class Model {
   void set_matrix(int layer, MatrixRole role, int part, Type type, int rows, int columns, const uint8_t* stored, int64_t bytes);
   void set_vector(int layer, VectorRole role, int n, const float* values);
   void set_rotary(int positions, int half, const float* cosine, const float* sine);
+  // Adds a low-rank term to a weight under an adapter's number, or overwrites one of the same rank and type where it lies.
+  void set_adapter(int adapter, int layer, MatrixRole role, Type type, int rank, int rows, int columns, float scale, const uint8_t* down,
+                   const uint8_t* up);
+  void drop_adapter(int adapter);
   // Throws std::invalid_argument that names the first weight that is missing.
   void check_complete() const;
   // Writes logits[row][vocabulary], rows in the order of the sequences. Throws std::invalid_argument on bad arguments.
@@ -120,6 +135,7 @@ class Model {
   Arena weights_;
   Layer whole_;  // embedding, head, final norm
   std::vector<Layer> layers_;
+  std::vector<std::unique_ptr<Adapter>> adapters_;  // by number
   std::vector<float> cosine_, sine_;  // [max_context][rotary_size / 2]
   Buffer cache_;
   Pool pool_;

@@ -2,6 +2,7 @@
 #pragma once
 #include <algorithm>
 
+#include "adapters.h"
 #include "matrix.h"
 #include "simd.h"
 
@@ -24,13 +25,14 @@ inline constexpr int kRowsPerPass = 192;
 
 // Runs rows [first, last) of x against one block of weights; write(row, F32 of its 16 outputs).
 template <class Write>
-inline void multiply_block(const Matrix& w, int block, const Activations& x, int first, int last, Write write) {
+inline void multiply_block(const Matrix& w, int block, const Activations& x, int first, int last, Write write, const Additions& more = {}) {
   alignas(64) float out[kRowTile * kLanes];
   const uint8_t* weights = w.block(block);
   for (int row = first; row < last;) {
     int tile = 3;
     while ((1 << tile) > std::min(last - row, kRowTile)) tile--;
     w.kernel->tiles[tile](weights, w.groups, x, row, out);
+    if (more) more.add(block, row, tile, out);
     for (int i = 0; i < 1 << tile; i++) write(row + i, F32::load(out + i * kLanes));
     row += 1 << tile;
   }
@@ -38,10 +40,10 @@ inline void multiply_block(const Matrix& w, int block, const Activations& x, int
 
 // Runs rows [0, rows) of x against the blocks; write(row, block, F32).
 template <class Write>
-inline void multiply(const Matrix& w, Range blocks, const Activations& x, int rows, Write write) {
+inline void multiply(const Matrix& w, Range blocks, const Activations& x, int rows, Write write, const Additions& more = {}) {
   for (int first = 0; first < rows; first += kRowsPerPass)
     for (int block = blocks.first; block < blocks.last; block++)
-      multiply_block(w, block, x, first, std::min(rows, first + kRowsPerPass), [&](int row, F32 v) { write(row, block, v); });
+      multiply_block(w, block, x, first, std::min(rows, first + kRowsPerPass), [&](int row, F32 v) { write(row, block, v); }, more);
 }
 
 }  // namespace fathom

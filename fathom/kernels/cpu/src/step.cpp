@@ -45,14 +45,19 @@ Step::Step(Model& model, std::vector<Sequence>& sequences, float* logits)
 }
 
 void Step::lay_out_rows() {
+  bool adapted = false;
   for (size_t i = 0; i < sequences_.size(); i++) {
     Sequence& s = sequences_[i];
     s.first_row = rows();
+    const Adapter* adapter = s.adapter < 0 ? nullptr : m_.adapters_[size_t(s.adapter)].get();
+    if (adapter) adapted = true;
+    adapters_.insert(adapters_.end(), size_t(s.count), adapter);
     for (int t = 0; t < s.count; t++) {
       if (t >= s.logits_from) wanted_.push_back(rows());
       rows_.push_back({int(i), s.start + t, s.tokens[t]});
     }
   }
+  if (!adapted) adapters_.clear();
 }
 
 void Step::reserve() {
@@ -78,7 +83,14 @@ void Step::reserve() {
     chosen_.resize(size_t(routed)), chosen_weight_.resize(size_t(routed));
     routed_row_.resize(size_t(routed)), routed_weight_.resize(size_t(routed));
   }
+  int inner = 0;
+  for (const Adapter* adapter : adapters_) inner = std::max(inner, adapter ? round_up(adapter->rank, kGroup) : 0);
+  auto reserve_inner = [&](OwnActivations* of_products, int count) {
+    for (int i = 0; inner && i < kProducts; i++) of_products[i].reserve(count, inner), of_products[i].columns = inner;
+  };
+  reserve_inner(s_.inner, rows());
   for (auto& thread : m_.threads_) {
+    reserve_inner(thread->few_inner, kFewRows);
     thread->few.reserve(kFewRows, widest);
     thread->states.reserve(size_t(2 * kQueryTile * m_.head.partial_floats()) * f);
   }
@@ -111,36 +123,66 @@ void Step::embed(int id) {
   barrier();
 }
 
-const Activations& Step::prepare_normed(const std::vector<float>& weight, int needs, int id) {
-  return prepare(rows(), hidden_columns_, needs, id, [&](int row, float* to) {
-    rms_norm(hidden(row), weight.data(), hidden_columns_, c_.hidden, c_.norm_epsilon, to);
+const Activations& Step::prepare_normed(const Layer& layer, VectorRole norm, int needs, int id, Roles roles) {
+  auto fill = [&](int row, float* to) {
+    rms_norm(hidden(row), layer[norm].data(), hidden_columns_, c_.hidden, c_.norm_epsilon, to);
     return to;
-  });
+  };
+  return prepare(rows(), hidden_columns_, needs, id, fill, &layer, roles);
+}
+
+// inner[i] = down x of the weight roles[i], for rows that have an adapter for it.
+void Step::reduce(const Layer& layer, Roles roles, const Activations& x, Range rows, OwnActivations* inner) {
+  for (MatrixRole role : roles) {
+    const Additions terms = additions(layer, role, *inner);
+    for (int first = rows.first, last; first < rows.last; first = last) {
+      const LowRank* term = terms.of(first);
+      for (last = first + 1; last < rows.last && terms.of(last) == term;) last++;
+      if (!term) continue;
+      float* values = inner->values;
+      const int columns = inner->columns;
+      for (int block = 0; block * kBlockRows < term->rank; block++)
+        multiply_block(term->down, block, x, first, last,
+                       [&](int row, F32 value) { value.store(values + int64_t(row) * columns + block * kBlockRows); });
+      for (int row = first; row < last; row++) inner->represent(row, columns, values + int64_t(row) * columns, term->up.kernel->needs);
+    }
+    inner++;
+  }
 }
 
 // out[row] = silu(gate x) * up x for blocks of one part of the matrices; `width` floats a row.
-void Step::gate_and_up(const Matrix& gate, const Matrix& up, int part, Range blocks, const Activations& x, Range rows, Buffer& out, int width) {
+void Step::gate_and_up(const Matrix& gate, const Matrix& up, int part, Range blocks, const Activations& x, Range rows, Buffer& out, int width,
+                       const Additions& gate_more, const Additions& up_more) {
   for (int first = rows.first; first < rows.last; first += kRowsPerPass) {
     const int last = std::min(rows.last, first + kRowsPerPass);
     for (int block = blocks.first; block < blocks.last; block++) {
       auto at = [&](int row) { return out.as<float>() + int64_t(row) * width + block * kBlockRows; };
-      multiply_block(gate, part * gate.blocks + block, x, first, last, [&](int row, F32 value) { silu(value).store(at(row)); });
-      multiply_block(up, part * up.blocks + block, x, first, last, [&](int row, F32 value) { (F32::load(at(row)) * value).store(at(row)); });
+      multiply_block(gate, part * gate.blocks + block, x, first, last, [&](int row, F32 value) { silu(value).store(at(row)); }, gate_more);
+      multiply_block(up, part * up.blocks + block, x, first, last, [&](int row, F32 value) { (F32::load(at(row)) * value).store(at(row)); }, up_more);
     }
   }
 }
 
 void Step::feed_forward(const Layer& layer, int id) {
   const Matrix &gate = layer[MatrixRole::kGate], &up = layer[MatrixRole::kUp], &down = layer[MatrixRole::kDown];
-  const Activations& x = prepare_normed(layer[VectorRole::kFeedForwardNorm], gate.kernel->needs | up.kernel->needs, id);
-  gate_and_up(gate, up, 0, my_share(gate.blocks, id), x, {0, rows()}, s_.activated, activated_columns_);
+  const Activations& x = prepare_normed(layer, VectorRole::kFeedForwardNorm, gate.kernel->needs | up.kernel->needs, id, {MatrixRole::kGate, MatrixRole::kUp});
+  gate_and_up(gate, up, 0, my_share(gate.blocks, id), x, {0, rows()}, s_.activated, activated_columns_,
+              additions(layer, MatrixRole::kGate, 0, id), additions(layer, MatrixRole::kUp, 1, id));
   barrier_before(down, id);
-  const Activations& y = prepare(rows(), gate.blocks * kBlockRows, down.kernel->needs, id, [&](int row, float*) { return activated(row); });
-  multiply(down, my_share(down.blocks, id), y, rows(), [&](int row, int block, F32 value) {
+  add_down(layer, my_share(down.blocks, id), id);
+  barrier();
+}
+
+// hidden += down projection of what gate_and_up left.
+void Step::add_down(const Layer& layer, Range blocks, int id) {
+  const Matrix& down = layer[MatrixRole::kDown];
+  const int columns = layer[MatrixRole::kGate].blocks * kBlockRows;
+  const Activations& x = prepare(rows(), columns, down.kernel->needs, id, [&](int row, float*) { return activated(row); }, &layer, {MatrixRole::kDown});
+  auto add = [&](int row, int block, F32 value) {
     float* to = hidden(row) + block * kBlockRows;
     (F32::load(to) + value).store(to);
-  });
-  barrier();
+  };
+  multiply(down, blocks, x, rows(), add, additions(layer, MatrixRole::kDown, 0, id));
 }
 
 void Step::write_logits(int id) {

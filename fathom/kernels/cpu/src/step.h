@@ -6,6 +6,7 @@
 //   experts.cpp       mixtures of experts
 #pragma once
 #include <atomic>
+#include <initializer_list>
 #include <vector>
 
 #include "model.h"
@@ -47,7 +48,9 @@ class Step {
   void embed(int id);
   void write_logits(int id);
   void feed_forward(const Layer& layer, int id);
-  void gate_and_up(const Matrix& gate, const Matrix& up, int part, Range blocks, const Activations& x, Range rows, Buffer& out, int width);
+  void gate_and_up(const Matrix& gate, const Matrix& up, int part, Range blocks, const Activations& x, Range rows, Buffer& out, int width,
+                   const Additions& gate_more = {}, const Additions& up_more = {});
+  void add_down(const Layer& layer, Range blocks, int id);
 
   void project(const Layer& layer, int id);
   void rotate_and_cache(const Layer& layer, int index, int id);
@@ -96,12 +99,23 @@ class Step {
     return s_.partials.as<float>() + s.partials + index * m_.head.partial_floats();
   }
 
+  // `layer` and `roles`: the weights that will read the rows, where adapters may change these; the rows are then all of the step.
+  using Roles = std::initializer_list<MatrixRole>;
   template <class Fill>
-  const Activations& prepare(int rows, int columns, int needs, int id, Fill fill);
+  const Activations& prepare(int rows, int columns, int needs, int id, Fill fill, const Layer* layer = nullptr, Roles roles = {});
   template <class Fill>
   void prepare_shared(Activations& x, int rows, int columns, int needs, int id, Fill fill);
   // The usual case: the normalised residual stream.
-  const Activations& prepare_normed(const std::vector<float>& weight, int needs, int id);
+  const Activations& prepare_normed(const Layer& layer, VectorRole norm, int needs, int id, Roles roles);
+  void reduce(const Layer& layer, Roles roles, const Activations& x, Range rows, OwnActivations* inner);
+  Additions additions(const Layer& layer, MatrixRole role, const Activations& inner) const {
+    return {adapters_.data(), term_of(int(&layer - m_.layers_.data()), role), &inner};
+  }
+  // What adapters add to the product that was `product`-th of the roles that its rows were prepared for.
+  Additions additions(const Layer& layer, MatrixRole role, int product, int id) const {
+    if (adapters_.empty()) return {};
+    return additions(layer, role, (rows() <= kFewRows ? m_.threads_[size_t(id)]->few_inner : s_.inner)[product]);
+  }
 
   Model& m_;
   Scratch& s_;
@@ -111,6 +125,7 @@ class Step {
   const int hidden_columns_, projected_columns_, context_columns_, attended_columns_, activated_columns_;
   std::vector<Row> rows_;
   std::vector<int> wanted_;  // rows whose logits are asked for
+  std::vector<const Adapter*> adapters_;  // of every row; empty when no row has one
   std::vector<AttentionUnit> units_;
   std::atomic<int> next_unit_[2]{};  // of even and odd layers: one is reset while the other is used
   // Of the current layer's mixture of experts:
@@ -122,16 +137,21 @@ class Step {
 };
 
 // Brings rows into the representations that the next product needs. fill(row, to) returns the row's values, which it may have
-// written to `to`. For more than a few rows the threads share the work and wait for each other.
+// written to `to`. For more than a few rows the threads share the work and wait for each other. Whoever prepares a row also makes
+// what its adapter needs of it, so that adapters cost no barrier.
 template <class Fill>
-const Activations& Step::prepare(int rows, int columns, int needs, int id, Fill fill) {
-  if (rows > kFewRows) {
-    prepare_shared(s_.rows, rows, columns, needs, id, fill);
-    return s_.rows;
+const Activations& Step::prepare(int rows, int columns, int needs, int id, Fill fill, const Layer* layer, Roles roles) {
+  const bool few = rows <= kFewRows, adapted = layer && !adapters_.empty();
+  ThreadScratch& own = *m_.threads_[size_t(id)];
+  Activations& x = few ? own.few : s_.rows;
+  if (few || id == 0) x.columns = columns;
+  const Range mine = few ? Range{0, rows} : my_share(rows, id);
+  for (int row = mine.first; row < mine.last; row++) {
+    const int also = adapted && adapters_[size_t(row)] ? adapters_[size_t(row)]->needs : 0;
+    x.represent(row, columns, fill(row, x.values + int64_t(row) * columns), needs | also);
   }
-  Activations& x = m_.threads_[size_t(id)]->few;
-  x.columns = columns;
-  for (int row = 0; row < rows; row++) x.represent(row, columns, fill(row, x.values + int64_t(row) * columns), needs);
+  if (adapted) reduce(*layer, roles, x.with(columns), mine, few ? own.few_inner : s_.inner);
+  if (!few) barrier();
   return x;
 }
 
