@@ -16,16 +16,18 @@ _SPACES = re.compile(r"[^\S\n]+")
 _BLANK_LINES = re.compile(r"\s*\n\s*\n\s*")
 
 
-def clean(text: str) -> str:
+def clean(text: str, *, layout: bool = False) -> str:
     """The text without control, invisible and direction-turning characters, prompt marks and control tokens.
 
-    Idempotent: what is left over after a removal is looked at again, so that no mark can be built out of two halves.
+    `layout` keeps spaces and empty lines as they are (code, tables). Idempotent: what is left over after a removal is
+    looked at again, so that no mark can be built out of two halves.
     """
+    text = text.replace("\r\n", "\n")
     text = "".join(character for character in text if character in "\n\t" or not _is_invisible(character))
     before = None
     while before != text:
         before, text = text, _MARKS.sub(" ", text)
-        text = _BLANK_LINES.sub("\n\n", _SPACES.sub(" ", text)).strip()
+        text = text.strip("\n").rstrip() if layout else _BLANK_LINES.sub("\n\n", _SPACES.sub(" ", text)).strip()
     return text
 
 

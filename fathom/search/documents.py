@@ -4,17 +4,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fathom.search.cleaning import clean
-from fathom.search.errors import IndexingError, SearchError
-from fathom.search.extraction import Extract, Extractor, clean_title
+from fathom.search.errors import ExtractionError, IndexingError, SearchError
+from fathom.search.extraction import Extractor
+from fathom.search.extracts import Extract
 from fathom.search.fetching import MAX_BYTES, fetch
+from fathom.search.files import MAX_FILE_BYTES, readable_suffixes
 from fathom.search.index import Document, Index
 from fathom.search.searching import read_page
 
-_PROSE = ".txt .text .md .markdown .rst .org .tex .csv .tsv .json .toml .yaml .yml .ini"
-_CODE = ".py .js .ts .c .h .cpp .rs .go .java .sh"
-TEXT_SUFFIXES = frozenset(f"{_PROSE} {_CODE}".split())
-HTML_SUFFIXES = frozenset({".html", ".htm", ".xhtml"})
+_PROGRAM_FOLDERS = frozenset({"node_modules", "__pycache__", "site-packages"})
 
 
 @dataclass(slots=True)
@@ -30,7 +28,8 @@ class Report:
 def add_path(index: Index, path: Path, extractor: Extractor) -> Report:
     """Index a file, or the texts of a folder; what is there unchanged stays, what has gone is forgotten.
 
-    Hidden files, links and kinds that are not text are left out of folders. Raises IndexingError for what is not there.
+    Left out of folders: hidden files, links, kinds that cannot be read, folders of programs. Raises IndexingError for
+    what is not there.
     """
     path = path.expanduser().resolve()
     if not path.exists():
@@ -61,29 +60,20 @@ def _files(path: Path) -> Iterator[Path]:
     if path.is_file():
         yield path
         return
+    suffixes = readable_suffixes()
     for file in sorted(path.rglob("*")):
         inside = file.relative_to(path).parts
-        is_known = file.suffix.lower() in TEXT_SUFFIXES | HTML_SUFFIXES
-        if is_known and file.is_file() and not file.is_symlink() and not any(part.startswith(".") for part in inside):
+        is_known = file.suffix.lower() in suffixes
+        left_out = any(part.startswith(".") or part in _PROGRAM_FOLDERS for part in inside)
+        if is_known and not left_out and file.is_file() and not file.is_symlink():
             yield file
 
 
 def read_file(file: Path, extractor: Extractor) -> Extract:
-    """Title and text of a file. Raises IndexingError or ExtractionError where it has no text that is known."""
-    if file.stat().st_size > MAX_BYTES:
-        raise IndexingError(f"larger than {MAX_BYTES >> 20} MiB")
-    data = file.read_bytes()
-    if b"\0" in data or data.startswith(b"%PDF"):
-        raise IndexingError("not a text")
-    text = data.decode("utf-8-sig", errors="replace")
-    if file.suffix.lower() in HTML_SUFFIXES:
-        extract = extractor.extract(text)
-        return Extract(extract.title or file.stem, extract.text, extract.published)
-    text = clean(text)
-    if not text:
-        raise IndexingError("empty")
-    heading = text.partition("\n")[0] if text.startswith("# ") else ""
-    return Extract(clean_title(heading.lstrip("# ")) or file.stem, text)
+    """Title and text of a file. Raises ExtractionError where it cannot be read."""
+    if file.stat().st_size > MAX_FILE_BYTES:
+        raise ExtractionError(f"it is larger than {MAX_FILE_BYTES >> 20} MiB")
+    return extractor.extract_file(file.name, file.read_bytes())
 
 
 async def add_url(index: Index, url: str, extractor: Extractor, *, allow_private: bool = False) -> Report:

@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 from fathom.search.addresses import is_named, parse_url
 from fathom.search.cleaning import clean
 from fathom.search.errors import BlockedAddressError, EngineError
-from fathom.search.extraction import clean_title
+from fathom.search.extracts import clean_title
 from fathom.search.fetching import fetch_json
 from fathom.search.index import Index
 

@@ -1,103 +1,64 @@
-"""Main text of HTML pages, taken out by a process of its own that is killed when a page takes too much."""
+"""Main text of pages and files, taken out by processes of their own that are killed when one takes too much."""
 
-import json
-import subprocess
-import sys
-import threading
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
 from fathom.search.cleaning import clean
+from fathom.search.decoding import decode_text
 from fathom.search.errors import ExtractionError
+from fathom.search.extracts import Extract, clean_title
+from fathom.search.files import FILE_SECONDS, MAX_FILE_BYTES, kind_of, read_parsed, read_text
+from fathom.search.worker import MAX_BYTES, Worker
 
-MAX_SECONDS = 8.0
-MAX_WORKER_BYTES = 1 << 30
-MAX_TITLE_CHARACTERS = 200
-
-
-@dataclass(frozen=True, slots=True)
-class Extract:
-    """What a page says; `published` is an ISO date, or None."""
-
-    title: str
-    text: str
-    published: str | None = None
+PAGE_SECONDS = 8.0
 
 
 class Extractor:
-    """A worker process, started at the first page and again after a page that it did not survive. Thread-safe."""
+    """Reads pages and files within limits of time and memory. Thread-safe; a context manager."""
 
-    def __init__(self, *, max_seconds: float = MAX_SECONDS, max_bytes: int = MAX_WORKER_BYTES) -> None:
-        self._max_seconds = max_seconds
-        self._max_bytes = max_bytes
-        self._process: subprocess.Popen[str] | None = None
-        self._lock = threading.Lock()
+    def __init__(self, *, max_seconds: float | None = None, max_bytes: int = MAX_BYTES) -> None:
+        self._pages = Worker("extraction_worker.py", max_seconds or PAGE_SECONDS, max_bytes)
+        self._files = Worker("file_worker.py", max_seconds or FILE_SECONDS, max_bytes)
 
     def extract(self, html: str) -> Extract:
         """Title and main text, cleaned. Raises ExtractionError beyond the limits or where there is no text."""
-        with self._lock:
-            line = self._ask(json.dumps(html))
-        reply = json.loads(line) if line.endswith("\n") else {"error": "it took too much time or memory"}
-        if "error" in reply:
-            raise ExtractionError(f"the page cannot be parsed: {reply['error']}")
+        try:
+            reply = self._pages.ask(html)
+        except ExtractionError as error:
+            raise ExtractionError(f"the page cannot be parsed: {error}") from error
         text = clean(reply["text"])
         if not text:
             raise ExtractionError("the page has no text to read")
         return Extract(clean_title(reply["title"]), text, reply["date"] or None)
 
-    def _ask(self, request: str) -> str:
-        process = self._started()
-        if process.stdin is None or process.stdout is None:
-            raise ExtractionError("the extraction process has no pipes")
-        timer = threading.Timer(self._max_seconds, process.kill)
-        timer.start()
-        try:
-            process.stdin.write(request + "\n")
-            process.stdin.flush()
-            return process.stdout.readline()
-        except BrokenPipeError:
-            return ""
-        finally:
-            timer.cancel()
+    def extract_file(self, name: str, data: bytes) -> Extract:
+        """What a file says: text, code, web page, table, PDF, Word, spreadsheet, or an image where there is OCR.
 
-    def _started(self) -> subprocess.Popen[str]:
-        if self._process is not None and self._process.poll() is None:
-            return self._process
-        self._close()
-        # -I: nothing of the user's folder or environment can take the place of a module.
-        command = [sys.executable, "-I", str(Path(__file__).with_name("extraction_worker.py")), str(self._max_bytes)]
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            encoding="utf-8",
-        )
-        return self._process
-
-    def _close(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.communicate()
-            self._process = None
+        `name` only says what the file is meant to be. Raises ExtractionError with what the person can do.
+        """
+        if len(data) > MAX_FILE_BYTES:
+            raise ExtractionError(f"it is larger than {MAX_FILE_BYTES >> 20} MiB")
+        kind = kind_of(name, data)
+        if kind == "page":
+            extract = self.extract(decode_text(data, None))
+            return replace(extract, title=extract.title or clean_title(name))
+        if kind == "text":
+            try:
+                return read_text(name, data.decode("utf-8-sig"))
+            except UnicodeDecodeError:
+                pass  # another encoding: the worker finds out which
+        return read_parsed(name, kind, data, self._files)
 
     def close(self) -> None:
-        """End the process."""
-        with self._lock:
-            self._close()
+        """End the processes."""
+        self._pages.close()
+        self._files.close()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def clean_title(title: str) -> str:
-    """A title on one line of bounded length."""
-    return " ".join(clean(title).split())[:MAX_TITLE_CHARACTERS]

@@ -9,7 +9,8 @@ from fathom.search.addresses import is_named
 from fathom.search.cleaning import clean
 from fathom.search.engines import LocalEngine, SearchEngine, Source
 from fathom.search.errors import SearchError
-from fathom.search.extraction import Extract, Extractor, clean_title
+from fathom.search.extraction import Extractor
+from fathom.search.extracts import Extract, clean_title
 from fathom.search.fetching import Page, fetch
 from fathom.search.index import Document, Index
 from fathom.search.ranking import fuse

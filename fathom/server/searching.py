@@ -57,7 +57,7 @@ class SearchService:
         self._index_path = index_path
         self._documents_for = documents_for
         self._index: Index | None = None
-        self._extractor = Extractor()
+        self.extractor = Extractor()  # also for files that people bring
 
     @property
     def index(self) -> Index:
@@ -113,7 +113,7 @@ class SearchService:
         notes: list[Note],
     ) -> SearchResult:
         engines = [*self._own_documents(caller, notes), *engines]
-        searcher = Searcher(engines, extractor=self._extractor, private_origins=self._settings.private_origins)
+        searcher = Searcher(engines, extractor=self.extractor, private_origins=self._settings.private_origins)
         return await searcher.search(asked, k=k, restriction=restriction, progress=progress)
 
     def _own_documents(self, caller: str | None, notes: list[Note]) -> list[SearchEngine]:
@@ -125,7 +125,7 @@ class SearchService:
 
     def close(self) -> None:
         """Close what was opened."""
-        self._extractor.close()
+        self.extractor.close()
         if self._index is not None:
             self._index.close()
 
