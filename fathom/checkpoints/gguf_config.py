@@ -191,13 +191,13 @@ def _llama3_scaling(keys: Keys, factors: list[float]) -> RopeScaling | None:
     if all(factor == 1.0 for factor in factors):
         return None
     largest = float(str(np.float32(max(factors))))
-    expected = _llama3_table(2 * len(factors), float(keys.get("rope.freq_base", 10000.0)), largest)
+    expected = llama3_table(2 * len(factors), float(keys.get("rope.freq_base", 10000.0)), largest)
     if not np.allclose(factors, expected, rtol=1e-4):
         raise UnsupportedTypeError("rope_freqs.weight is not the table of Llama 3.1's rope scaling: not supported")
     return RopeScaling("llama3", largest, _LLAMA3_TRAINED_LENGTH, **_LLAMA3_FACTORS)
 
 
-def _llama3_table(head_dim: int, theta: float, factor: float) -> "np.ndarray[Any, np.dtype[np.float64]]":
+def llama3_table(head_dim: int, theta: float, factor: float) -> "np.ndarray[Any, np.dtype[np.float64]]":
     """What each rotary frequency is divided by (transformers: _compute_llama3_parameters)."""
     low, high = _LLAMA3_FACTORS["low_freq_factor"], _LLAMA3_FACTORS["high_freq_factor"]
     wavelengths = 2 * np.pi * theta ** (np.arange(0, head_dim, 2) / head_dim)

@@ -37,6 +37,10 @@ _IN_BLOCK = {
     "nextn.shared_head_norm": "shared_head.norm",
 }
 _EXPERTS = {"ffn_gate_exps": "gate_proj", "ffn_up_exps": "up_proj", "ffn_down_exps": "down_proj"}
+# The other way round, for writing.
+GLOBAL_NAMES = {ours: theirs for theirs, ours in _GLOBAL.items()}
+BLOCK_NAMES = {ours: theirs for theirs, ours in _IN_BLOCK.items()}
+EXPERT_NAMES = {ours: theirs for theirs, ours in _EXPERTS.items()}
 _ROUTER_BIAS = "exp_probs_b.bias"
 _PERMUTED = {"attn_q", "attn_k"}  # llama.cpp interleaves the halves of each head's rows in the llama architecture
 _MOST_EXPERTS = 1 << 16

