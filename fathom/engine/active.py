@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from fathom.engine.adapters import AdapterVersion
+from fathom.engine.constraint import ConstraintState
 from fathom.engine.output import Output
 from fathom.engine.request import EngineEvent, Finished, FinishReason, OnEvent, Request, Timings, Usage
 from fathom.engine.sampler import SamplingState, TokenChoice
@@ -26,6 +27,7 @@ class ActiveRequest:
         stop_ids: tokens that end it.
         end_of_thought: tokens that are forced when the thought's budget is used up.
         on_event: receives its events. If it raises, the request is cancelled.
+        constraint: how far the answer is through the form that it must have.
 
     """
 
@@ -38,10 +40,11 @@ class ActiveRequest:
         stop_ids: frozenset[int],
         end_of_thought: Sequence[int],
         on_event: OnEvent,
+        constraint: ConstraintState | None = None,
     ) -> None:
         self.request = request
-        self.sampling = SamplingState(request.params, request.prompt.ids)
-        self.speculates = True  # whether its tokens may be guessed ahead
+        self.sampling = SamplingState(request.params, request.prompt.ids, constraint=constraint)
+        self.speculates = constraint is None  # whether its tokens may be guessed ahead: a form is followed step by step
         self.drafting: Drafting | None = None  # made when that begins
         self.adapter: AdapterVersion | None = None  # set when it is accepted
         self.cancelled = False  # asked for, by any thread
@@ -85,6 +88,8 @@ class ActiveRequest:
         thought_tokens = self._output.thought_tokens
         if self._output.push(choice):
             return "stop"
+        if self.sampling.constraint is not None:
+            self.sampling.constraint.observe(choice.token)
         if self.tokens_left(sequence) <= 0:
             return "stop" if self._output.finish() else "length"
         if self._output.thought_tokens > thought_tokens:

@@ -266,7 +266,9 @@ class EngineCore:
     def _take(self, sequence: ActiveSequence, choice: TokenChoice | None) -> Ending | None:
         """Give a sequence one token."""
         if choice is None:
-            return sequence, "error", "the model's output is not finite (NaN or infinite)"
+            constraint = sequence.owner.sampling.constraint
+            why = constraint.failure if constraint is not None else None
+            return sequence, "error", why or "the model's output is not finite (NaN or infinite)"
         try:
             reason = sequence.owner.take(choice, sequence)
         except Exception as error:

@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from fathom.engine.active import ActiveRequest
+from fathom.engine.constraint import Constraint, ConstraintState, Grammars
 from fathom.engine.conversation import Completion, Messages, as_messages, collect
 from fathom.engine.core import ActiveSequence, EngineCore
 from fathom.engine.defaults import GenerationDefaults
@@ -18,9 +19,9 @@ from fathom.engine.speculation import SpeculationMode
 from fathom.engine.stats import EngineLimits, EngineStats
 from fathom.models.config import ModelConfig
 from fathom.models.lora import Adapter
-from fathom.text import ChatTemplate, Message, PlainParser, Prompt, StreamParser, Tokenizer, Tool
+from fathom.text import ChatTemplate, Grammar, Message, PlainParser, Prompt, StreamParser, Tokenizer, Tool
 
-END_OF_THOUGHT = "</think>"
+BEGIN_OF_THOUGHT, END_OF_THOUGHT = "<think>", "</think>"
 
 
 class Ticket:
@@ -82,6 +83,7 @@ class Engine:
         self._limits = limits or EngineLimits()
         self._policy = dict(policy or {})
         self._core = EngineCore(runner, self._limits, model_name, speculation)
+        self._grammars = Grammars(tokenizer, runner.vocab_size)
         atexit.register(self.close)  # a daemon thread inside native code must not outlive the interpreter
 
     def submit(self, request: Request, on_event: OnEvent) -> Ticket:
@@ -105,6 +107,7 @@ class Engine:
         salt: str | None = None,
         max_thought_tokens: int | None = None,
         adapter: str | None = None,
+        constraint: Constraint | None = None,
         **sampling: Any,
     ) -> Request:
         """A request from a conversation, or from a plain prompt (text or ids) to be continued.
@@ -117,11 +120,15 @@ class Engine:
         params = params or self.defaults.params(**sampling)
         if prompt is not None:
             _refuse_for_prompts(messages, tools, thinking, max_thought_tokens)
-            return Request(self.plain_prompt(prompt), params, plain=True, salt=salt, adapter=adapter)
+            return Request(
+                self.plain_prompt(prompt), params, plain=True, salt=salt, adapter=adapter, constraint=constraint
+            )
         if messages is None:
             raise InvalidRequestError("give messages (a conversation) or prompt (text to continue)")
         rendered = self.render(as_messages(messages), tools=tools, thinking=thinking)
-        return Request(rendered, params, salt=salt, max_thought_tokens=max_thought_tokens, adapter=adapter)
+        return Request(
+            rendered, params, salt=salt, max_thought_tokens=max_thought_tokens, adapter=adapter, constraint=constraint
+        )
 
     @property
     def adapters(self) -> tuple[str, ...]:
@@ -168,6 +175,10 @@ class Engine:
         start = [self.tokenizer.bos_id] if self.tokenizer.add_bos and self.tokenizer.bos_id is not None else []
         return Prompt((*start, *self.tokenizer.encode(prompt)), prompt, "answer")
 
+    def constrain(self, grammar: Grammar) -> Constraint:
+        """A form for the answers of requests. Slow for a grammar not seen lately. Raises GrammarError."""
+        return self._grammars.compile(grammar)
+
     def stream(self, messages: Messages | None = None, **options: Any) -> Iterator[EngineEvent]:
         """The events of a request as they come; arguments as `request`. Closing the generator cancels the request."""
         mailbox = Mailbox()
@@ -207,6 +218,7 @@ class Engine:
     def close(self, *, drain: bool = False) -> None:
         """Cancel what runs and waits, or with `drain` let it finish; then end the thread and free the runner."""
         self._core.close(drain=drain)
+        self._grammars.close()
         atexit.unregister(self.close)
 
     def __enter__(self) -> Self:
@@ -223,6 +235,8 @@ class Engine:
         beyond = [token for token in params.logit_bias if not 0 <= token < self.runner.vocab_size]
         if beyond:
             raise InvalidRequestError(f"logit_bias names token {beyond[0]}; ids go to {self.runner.vocab_size - 1}")
+        if request.constraint is not None and params.ignore_eos:
+            raise InvalidRequestError("ignore_eos contradicts a demanded form: the answer is over when it has the form")
         parser: StreamParser = PlainParser(self.tokenizer) if request.plain else self.template.parser(request.prompt)
         room = self.max_tokens - len(ids)
         return ActiveRequest(
@@ -232,7 +246,16 @@ class Engine:
             stop_ids=frozenset() if params.ignore_eos else self.tokenizer.stop_ids,
             end_of_thought=self._end_of_thought(request),
             on_event=on_event,
+            constraint=self._constraint(request, parser),
         )
+
+    def _constraint(self, request: Request, parser: StreamParser) -> ConstraintState | None:
+        if request.constraint is None:
+            return None
+        # Where the model itself says whether it thinks, it may still do so before the answer takes its form.
+        may_think = request.prompt.channel == "any" and not request.plain and self.template.thinks
+        opens_thought = self.tokenizer.control_id(BEGIN_OF_THOUGHT) if may_think else None
+        return request.constraint.state(self.tokenizer, parser, opens_thought)
 
     def _check_prompt(self, ids: Sequence[int]) -> None:
         if not ids:

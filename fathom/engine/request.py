@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from fathom.engine.constraint import Constraint
 from fathom.engine.sampling import SamplingParams
 from fathom.text import Event, Prompt
 
@@ -22,6 +23,7 @@ class Request:
         max_thought_tokens: after so many tokens of thought the engine ends it in the model's name, so that an answer
             follows; None: no bound. Only for dialects with an end-of-thought token, and not with `plain`.
         adapter: name of an adapter that was added to the engine; None: the base model.
+        constraint: the form that the answer must have, from `Engine.constrain`; None: free.
 
     """
 
@@ -31,6 +33,7 @@ class Request:
     salt: str | None = None
     max_thought_tokens: int | None = None
     adapter: str | None = None
+    constraint: Constraint | None = None
 
 
 @dataclass(frozen=True, slots=True)

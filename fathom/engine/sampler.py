@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fathom.engine.constraint import ConstraintState, apply_constraints
 from fathom.engine.penalties import Occurrences, apply_bias, apply_penalties
 from fathom.engine.sampling import SamplingParams
 
@@ -53,17 +54,19 @@ class Uniforms:
 
 
 class SamplingState:
-    """What choosing one request's next token depends on: its parameters, its generator, the tokens so far."""
+    """What choosing one request's next token depends on: its parameters, its generator, the tokens so far, its form."""
 
     def __init__(
         self,
         params: SamplingParams,
         prompt: Sequence[int],
         *,
+        constraint: ConstraintState | None = None,
         uniforms: Uniforms | None = None,
         occurrences: Occurrences | None = None,
     ) -> None:
         self.params = params
+        self.constraint = constraint
         self._uniforms = uniforms or Uniforms(params.seed)
         self.occurrences = occurrences or (Occurrences(prompt) if params.penalises else None)
 
@@ -96,11 +99,12 @@ def sample(logits_BV: Tensor, states: Sequence[SamplingState]) -> list[TokenChoi
     """Choose a token for each row.
 
     Args:
-        logits_BV: float32, one row per state. Overwritten where bias or penalties apply.
+        logits_BV: float32, one row per state. Overwritten where bias, penalties or constraints apply.
         states: one per row; the generators of rows that sample advance by one number.
 
     Returns:
-        One choice per row; None where the row's logits are not finite (a broken model or an overflow).
+        One choice per row; None where the row's logits are not finite (a broken model or an overflow), or where the
+        constraint has failed (its `failure` says why).
 
     """
     best = logits_BV.max(dim=-1)
@@ -108,13 +112,20 @@ def sample(logits_BV: Tensor, states: Sequence[SamplingState]) -> list[TokenChoi
     asked = [row for row, p in enumerate(params) if p.logprobs is not None]
     logprobs_AV = logits_BV[asked].log_softmax(dim=-1) if asked else None
     tokens_B = best.indices
-    if any(p.changes_logits for p in params):
+    constrained = {
+        row: s.constraint for row, s in enumerate(states) if s.constraint is not None and s.constraint.engaged
+    }
+    if constrained or any(p.changes_logits for p in params):
         _change(logits_BV, states)
+        apply_constraints(logits_BV, constrained)
         tokens_B = logits_BV.argmax(dim=-1)
     random_rows = [row for row, p in enumerate(params) if not p.greedy]
     if random_rows:
         tokens_B = _draw(logits_BV, tokens_B, states, random_rows)
     tokens = tokens_B.masked_fill(~best.values.isfinite(), -1).tolist()
+    for row, constraint in constrained.items():
+        if constraint.failure is not None:
+            tokens[row] = -1
     if logprobs_AV is None:
         return [None if token < 0 else TokenChoice(token) for token in tokens]
     return _with_logprobs(tokens, params, asked, logprobs_AV)

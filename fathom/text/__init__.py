@@ -1,6 +1,7 @@
 """Tokenizers, chat templates, and the one parser of thoughts and tool calls."""
 
 from fathom.text.errors import MessageError, TemplateError, TextError, TokenizerError
+from fathom.text.grammars import Calls, Grammar, GrammarError, answer_grammar
 from fathom.text.messages import Message, Tool, ToolCall
 from fathom.text.parser.events import (
     Answer,
@@ -21,9 +22,12 @@ from fathom.text.tokenizer import Tokenizer
 
 __all__ = [
     "Answer",
+    "Calls",
     "Channel",
     "ChatTemplate",
     "Event",
+    "Grammar",
+    "GrammarError",
     "Message",
     "MessageError",
     "MissingTemplate",
@@ -41,5 +45,6 @@ __all__ = [
     "ToolCallArguments",
     "ToolCallEnd",
     "ToolCallStart",
+    "answer_grammar",
     "chat_template",
 ]

@@ -21,7 +21,8 @@ from fathom.server.config import ServerConfig
 from fathom.server.listen import TimedProtocol
 from fathom.server.searching import SearchService
 from fathom.server.service import Service
-from fathom.text import Answer, Message, MessageError, Prompt, TemplateError, Thought
+from fathom.text import Answer, Grammar, GrammarError, Message, MessageError, Prompt, TemplateError, Thought
+from fathom.text.parser.formats import CallFormat
 
 Script = Callable[[Request], Sequence[Any]]
 
@@ -47,6 +48,9 @@ class ScriptedTokenizer:
     def token_bytes(self, token: int) -> bytes:
         return chr(token).encode()
 
+    def control_id(self, token: str) -> int | None:
+        return None
+
     def id_of(self, token: str) -> int | None:
         return {"<fim_prefix>": 1, "<fim_suffix>": 2, "<fim_middle>": 3}.get(token)
 
@@ -56,6 +60,7 @@ class ScriptedTemplate:
 
     name = "scripted"
     thinks = True
+    call_format = CallFormat.HERMES
 
     def __init__(self) -> None:
         self.rendered: list[tuple[list[Message], list[Any], bool]] = []
@@ -107,6 +112,11 @@ class ScriptedEngine:
     def plain_prompt(self, prompt: str | Sequence[int]) -> Prompt:
         ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
         return Prompt(ids, prompt if isinstance(prompt, str) else self.tokenizer.decode(prompt), "answer")
+
+    def constrain(self, grammar: Grammar) -> Any:
+        if "uniqueItems" in grammar.source:
+            raise GrammarError("the schema cannot be followed: Unimplemented keys")
+        return SimpleNamespace(grammar=grammar)
 
     def submit(self, request: Request, on_event: Callable[[Any], None]) -> ScriptedTicket:
         if self.refuse is not None:

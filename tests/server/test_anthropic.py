@@ -195,11 +195,11 @@ def test_any_name_is_answered_and_said(served):
         ({"max_tokens": 0}, "max_tokens"),
         ({"messages": []}, "messages"),
         ({"frobnicate": 1}, "frobnicate"),
-        ({"tool_choice": {"type": "any"}}, "force a tool call"),
+        ({"tool_choice": {"type": "any"}}, "there are no tools"),
         ({"thinking": {"type": "enabled", "budget_tokens": 64}}, "budget_tokens"),
         ({"messages": [{"role": "user", "content": [{"type": "image", "source": {}}]}]}, "image"),
         ({"messages": [{"role": "user", "content": "TEMPLATE FAILS"}]}, "ask differently"),
-        ({"output_config": {"format": {"type": "json_schema"}}}, "form of an answer"),
+        ({"output_config": {"format": {"type": "json_schema"}}}, "schema"),
     ],
 )
 def test_refusals(served, client, fields, says):

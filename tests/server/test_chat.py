@@ -205,6 +205,11 @@ def test_logprobs_of_thought_and_answer(served):
     ]
 
 
+UNIQUE_TOOL = {"name": "f", "parameters": {"type": "object", "properties": {"a": {"uniqueItems": True}}}}
+UNIQUE = {"name": "x", "schema": UNIQUE_TOOL["parameters"]}
+TOOL = {"type": "function", "function": {"name": "f"}}
+
+
 @pytest.mark.parametrize(
     ("fields", "status", "says"),
     [
@@ -231,9 +236,11 @@ def test_logprobs_of_thought_and_answer(served):
         ({"messages": [{"role": "user", "content": "x", "tool_call_id": "y"}]}, 422, "messages[0].tool_call_id"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}, 422, "'text'"),
         ({"messages": [{"role": "assistant", "prefix": True}, {"role": "user", "content": "x"}]}, 422, "prefix"),
-        ({"response_format": {"type": "json_object"}}, 400, "leave response_format out"),
-        ({"tool_choice": "required"}, 400, "'auto' or 'none'"),
-        ({"tools": [{"type": "function", "function": {"name": "f", "strict": True}}]}, 400, "strict"),
+        ({"response_format": {"type": "json_schema"}}, 422, "json_schema is given exactly when"),
+        ({"response_format": {"type": "json_schema", "json_schema": UNIQUE}}, 400, "cannot be followed"),
+        ({"tool_choice": "required"}, 422, "there are no tools"),
+        ({"tool_choice": {"type": "function", "function": {"name": "g"}}, "tools": [TOOL]}, 422, "not among the tools"),
+        ({"tools": [{"type": "function", "function": {**UNIQUE_TOOL, "strict": True}}]}, 400, "cannot be followed"),
         ({"tools": [{"type": "function", "function": {"name": "f g"}}]}, 422, "tools[0].function.name"),
         ({"user_id": "a b"}, 422, "user_id"),
         ({"messages": [{"role": "user", "content": "TEMPLATE FAILS"}]}, 400, "ask differently"),
@@ -250,9 +257,41 @@ def test_refusals_say_what_to_change(served, fields, status, says):
     assert served.engine.tickets == []
 
 
-@pytest.mark.parametrize("name", ["user", "store", "metadata", "service_tier", "parallel_tool_calls"])
+@pytest.mark.parametrize("name", ["user", "store", "metadata", "service_tier"])
 def test_fields_that_cannot_change_an_answer_are_taken(served, name):
     assert served.chat(**{name: {"a": "b"} if name == "metadata" else True}).status_code == 200
+
+
+def constraint(served):
+    constraint = served.engine.tickets[-1].request.constraint
+    return None if constraint is None else constraint.grammar
+
+
+def test_the_form_asked_for_reaches_the_engine(served):
+    served.chat()
+    assert constraint(served) is None
+    served.chat(response_format={"type": "json_object"})
+    assert constraint(served).begins == "answer"
+    schema = {"type": "object", "properties": {"age": {"type": "integer"}}}
+    served.chat(response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": schema}})
+    assert '"age"' in constraint(served).source
+    told = served.engine.template.rendered[-1][0][0]
+    assert (told.role, json.dumps(schema) in told.content) == ("system", True)
+
+
+def test_tool_choice_reaches_the_engine(served):
+    two = [TOOL, {"type": "function", "function": UNIQUE_TOOL | {"name": "g"}}]
+    served.chat(tools=[TOOL])
+    assert (constraint(served).begins, constraint(served).repeats) == ("call", True)
+    served.chat(tools=[TOOL], parallel_tool_calls=False)
+    assert (constraint(served).begins, constraint(served).repeats) == ("call", False)
+    served.chat(tools=two, tool_choice="required")  # a schema that cannot be followed, and nobody was promised it
+    assert constraint(served).begins == "answer"
+    assert all(name in constraint(served).source for name in ('"f\\"', '"g\\"'))
+    served.chat(tools=two, tool_choice={"type": "function", "function": {"name": "f"}})
+    assert '"g\\"' not in constraint(served).source
+    served.chat(tools=two, tool_choice="none")
+    assert constraint(served) is None
 
 
 def test_null_means_not_given(served):

@@ -52,7 +52,7 @@ def test_text_completion_and_filling_the_middle(client, served):
     [
         ({"model": "gpt-9"}, openai.BadRequestError),
         ({"temperature": 3}, openai.UnprocessableEntityError),
-        ({"response_format": {"type": "json_object"}}, openai.BadRequestError),
+        ({"messages": [{"role": "user", "content": "TEMPLATE FAILS"}]}, openai.BadRequestError),
     ],
 )
 def test_refusals_are_the_clients_own_exceptions(client, options, error):

@@ -82,7 +82,7 @@ def test_reasoning(
 
 def test_tags_spelled_with_ordinary_tokens_are_text_where_the_vocabulary_has_them(v3: Tokenizer, joined: Join) -> None:
     ids = v3.encode("a </think> b <｜tool▁calls▁begin｜>")
-    assert joined(parse(ChatParser(v3, "thought", CallFormat.DEEPSEEK), ids)) == [
+    assert joined(parse(ChatParser(v3, "thought", CallFormat.DEEPSEEK_V3), ids)) == [
         ("Thought", "a </think> b <｜tool▁calls▁begin｜>")
     ]
 
@@ -104,6 +104,13 @@ WEATHER = '{"city": "München", "days": [1, 2], "note": "} ``` </tool"}'
 V3_CALL = f"{CALL}function{SEP}weather\n```json\n{WEATHER}\n```{END_CALL}"
 V31_CALL = f"{CALL}weather{SEP}{WEATHER}{END_CALL}"
 HERMES_CALL = f'<tool_call>\n{{"name": "weather", "arguments": {WEATHER}}}\n</tool_call>'
+D = "｜DSML｜"
+V32_HEAD = f'<{D}invoke name="weather">\n<{D}parameter name="city" string="true">München'
+V32_CALL = (
+    f'{V32_HEAD}</{D}parameter>\n<{D}parameter name="days" string="false">[1, 2]</{D}parameter>\n'
+    f'<{D}parameter name="note" string="true">}} ``` </tool</{D}parameter>\n</{D}invoke>'
+)
+V32_CALLS, V32_END = f"<{D}function_calls>\n", f"\n</{D}function_calls>"
 FIRST, SECOND = ("Call", "0", "weather", WEATHER, "end"), ("Call", "1", "weather", WEATHER, "end")
 TOOL_CASES = {
     "v3": (f"{CALLS}{V3_CALL}{END_CALLS}", [FIRST]),
@@ -127,6 +134,22 @@ TOOL_CASES = {
     "no arguments": (f"{CALLS}{CALL}f{SEP}{END_CALL}", [("Answer", f"{CALLS}{CALL}f{SEP}{END_CALL}")]),
     "prose inside": (f"x {CALLS} oh no", [("Answer", f"x {CALLS} oh no")]),
     "one good, one bad": (f"{CALLS}{V31_CALL}{CALL}?{END_CALLS} y", [FIRST, ("Answer", f"{CALL}?{END_CALLS} y")]),
+    "dsml": (f"Hm.\n\n{V32_CALLS}{V32_CALL}{V32_END}", [("Answer", "Hm."), FIRST]),
+    "dsml, two": (f"{V32_CALLS}{V32_CALL}\n{V32_CALL}{V32_END} Done.", [FIRST, SECOND, ("Answer", "Done.")]),
+    "dsml, no parameters": (
+        f'{V32_CALLS}<{D}invoke name="now">\n\n</{D}invoke>{V32_END}',
+        [("Call", "0", "now", "{}", "end")],
+    ),
+    "dsml, quotes and lines": (
+        f'{V32_CALLS}<{D}invoke name="f">\n<{D}parameter name="a" string="true">"\n</b</{D}parameter></{D}invoke>',
+        [("Call", "0", "f", '{"a": "\\"\\n</b"}', "end")],
+    ),
+    "dsml, cut off": (f"{V32_CALLS}{V32_HEAD}", [("Call", "0", "weather", '{"city": "München"}', "end")]),
+    "dsml, prose inside": (f"x {V32_CALLS}oh no", [("Answer", f"x {V32_CALLS}oh no")]),
+    "dsml, prose in a call": (
+        f'{V32_CALLS}<{D}invoke name="f">\noh no',
+        [("Call", "0", "f", "{}", "end"), ("Answer", "oh no")],
+    ),
     "hermes": (HERMES_CALL, [FIRST]),
     "hermes, two": (f"Hm.\n{HERMES_CALL}\n{HERMES_CALL}\n", [("Answer", "Hm."), FIRST, SECOND]),
     "hermes, other order": (
@@ -155,13 +178,14 @@ def test_tool_calls(vocabulary: str, name: str, request: pytest.FixtureRequest, 
     if name == "thought not closed" and vocabulary == "smollm2":
         pytest.skip("a thought may mention calls where tags are ordinary text")
     output, expected = TOOL_CASES[name]
-    call_format = CallFormat.HERMES if name.startswith("hermes") else CallFormat.DEEPSEEK
+    forms = {"hermes": CallFormat.HERMES, "dsml": CallFormat.DEEPSEEK_V32}
+    call_format = forms.get(name.partition(",")[0], CallFormat.DEEPSEEK_V3)
     ids = tokenizer.encode_control(output)
     assert joined(parse(ChatParser(tokenizer, "any", call_format), ids)) == expected
 
 
 def test_arguments_stream(v3: Tokenizer) -> None:
-    events = parse(ChatParser(v3, "any", CallFormat.DEEPSEEK), v3.encode_control(f"{CALLS}{V3_CALL}{END_CALLS}"))
+    events = parse(ChatParser(v3, "any", CallFormat.DEEPSEEK_V3), v3.encode_control(f"{CALLS}{V3_CALL}{END_CALLS}"))
     assert len(events) > 12
 
 
@@ -177,6 +201,13 @@ PIECES = [
     V3_CALL,
     V31_CALL,
     HERMES_CALL,
+    V32_CALLS,
+    V32_CALL,
+    V32_HEAD,
+    f"</{D}parameter>",
+    f"</{D}invoke>",
+    V32_END,
+    D,
     '{"name": "f", "arguments": {',
     "}}",
     "function",

@@ -75,7 +75,7 @@ def test_what_templates_expect(sandbox: TemplateSandbox) -> None:
 def test_its_process_knows_no_secrets(sandbox: TemplateSandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FATHOM_API_KEY", "secret")
     sandbox.render("x", {})
-    process = sandbox._process
+    process = sandbox._process._process
     assert process is not None
     environment = Path(f"/proc/{process.pid}/environ")
     if not environment.exists():
@@ -85,7 +85,7 @@ def test_its_process_knows_no_secrets(sandbox: TemplateSandbox, monkeypatch: pyt
 
 def test_it_starts_again_after_its_process_died(sandbox: TemplateSandbox) -> None:
     sandbox.render("x", {})
-    assert sandbox._process is not None
-    os.kill(sandbox._process.pid, 9)
-    sandbox._process.wait()
+    assert sandbox._process._process is not None
+    os.kill(sandbox._process._process.pid, 9)
+    sandbox._process._process.wait()
     assert sandbox.render("y", {}) == "y"

@@ -6,7 +6,17 @@ from typing import Any
 
 import pytest
 
-from fathom.text import ChatTemplate, Message, Prompt, TemplateError, Tokenizer, Tool, ToolCall, chat_template
+from fathom.text import (
+    ChatTemplate,
+    Message,
+    Prompt,
+    TemplateError,
+    Tokenizer,
+    Tool,
+    ToolCall,
+    ToolCallStart,
+    chat_template,
+)
 
 B, E, U, A = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>"
 CALLS, END_CALLS = "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"
@@ -148,6 +158,62 @@ def test_tools_in_the_v31_dialect(v3: Tokenizer) -> None:
     )
 
 
+D = "｜DSML｜"
+V32_CALLS = (
+    f'\n\n<{D}function_calls>\n<{D}invoke name="add">\n<{D}parameter name="a" string="false">1</{D}parameter>\n'
+    f'</{D}invoke>\n<{D}invoke name="now">\n\n</{D}invoke>\n</{D}function_calls>'
+)
+V32_RESULTS = "\n\n<function_results>\n<result>one</result>\n<result>two</result>\n</function_results>\n\n"
+
+
+@pytest.mark.parametrize(
+    ("messages", "thinking", "text", "channel"),
+    [
+        ([HI], False, f"{B}{U}Hi{A}</think>", "answer"),
+        ([HI], True, f"{B}{U}Hi{A}<think>", "thought"),
+        (TALK, True, f"{B}Be brief.{U}Hi{A}</think>Hello{E}{U}Why?{A}<think>", "thought"),
+        (ROUND, False, f"{B}{U}Hi{A}</think>{V32_CALLS}{E}{V32_RESULTS}</think>", "answer"),
+        (
+            [HI, Message("assistant", None, "Hm", CALLED.tool_calls), *ANSWERS],
+            True,
+            f"{B}{U}Hi{A}<think>Hm</think>{V32_CALLS}{E}{V32_RESULTS}<think>",
+            "thought",
+        ),
+        (THOUGHT_CONTINUED, True, f"{B}{U}Hi{A}<think>Hm", "thought"),
+        (BOTH_CONTINUED, True, f"{B}{U}Hi{A}<think>Hm</think>So", "answer"),
+        (CONTINUED, True, f"{B}{U}Hi{A}</think>So", "answer"),
+    ],
+)
+def test_v32(messages: list[Message], thinking: bool, text: str, channel: str, v3: Tokenizer) -> None:
+    """As encoding_dsv32.py of the release writes it."""
+    prompt = chat_template(v3, dialect="deepseek-v3.2").render(messages, thinking=thinking)
+    assert (prompt.text, prompt.channel) == (text, channel)
+
+
+def test_tools_in_the_v32_dialect(v3: Tokenizer) -> None:
+    text = chat_template(v3, dialect="deepseek-v3.2").render([SYSTEM, HI], tools=[ADD]).text
+    assert text.startswith(f"{B}Be brief.\n\n## Tools\nYou have access to a set of tools you can use to answer")
+    assert f'<{D}parameter name="$PARAMETER_NAME" string="true|false">$PARAMETER_VALUE</{D}parameter>\n...\n' in text
+    assert "</function_results>\n<think>...thinking about results</think>\nHere are the functions available" in text
+    assert text.endswith(f"<functions>\n{ADD_JSON}\n</functions>\n{U}Hi{A}</think>")
+
+
+@pytest.mark.parametrize("dialect", ["deepseek-v2", "llama-3"])
+def test_tools_where_the_dialect_knows_none(dialect: str, v3: Tokenizer) -> None:
+    """They are described in the system message, and calls and results are plain text of the form they are read in."""
+    template = chat_template(v3, dialect=dialect)
+    prompt = template.render([SYSTEM, *ROUND, WHY], tools=[ADD])
+    assert prompt.tools
+    assert "Be brief.\n\nYou can call functions. These are available, each described by a JSON schema:" in prompt.text
+    assert f"\n\n{ADD_JSON}\n\n" in prompt.text
+    assert '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>\n<tool_call>' in prompt.text
+    assert "<tool_response>\none\n</tool_response>\n<tool_response>\ntwo\n</tool_response>\nWhy?" in prompt.text
+    parser = template.parser(prompt)
+    ids = v3.encode('<tool_call>\n{"name": "add", "arguments": {"a": 2}}\n</tool_call>')
+    events = [event for id in ids for event in parser.push(id)]
+    assert [event.name for event in events if isinstance(event, ToolCallStart)] == ["add"]
+
+
 def test_tools_in_chatml(smollm2: Tokenizer) -> None:
     prompt = chat_template(smollm2).render([HI], tools=[ADD])
     assert prompt.text == (
@@ -251,10 +317,6 @@ def test_requests_a_dialect_cannot_express(v3: Tokenizer, smollm2: Tokenizer) ->
         chat_template(smollm2).render([HI], thinking=True)
     with pytest.raises(TemplateError, match="no thoughts that could be continued"):
         chat_template(smollm2).render(THOUGHT_CONTINUED)
-    with pytest.raises(TemplateError, match="cannot offer tools"):
-        chat_template(v3, dialect="deepseek-v2").render([HI], tools=[ADD])
-    with pytest.raises(TemplateError, match="cannot show tool calls"):
-        chat_template(v3, dialect="llama-3").render(ROUND)
     with pytest.raises(TemplateError, match="no dialect 'x'"):
         chat_template(v3, dialect="x")
     base = Tokenizer.from_gguf(
@@ -275,6 +337,7 @@ DIALECTS = [
     "deepseek-r1",
     "deepseek-r1-0528",
     "deepseek-v3.1",
+    "deepseek-v3.2",
     "chatml",
     "llama-3",
     "jinja",
@@ -300,9 +363,7 @@ def test_control_tokens_in_content_stay_text(dialect: str, vocabulary: str, requ
 
 def render_with(template: ChatTemplate, token: str) -> Prompt:
     messages = [Message("system", f"{token}a"), Message("user", f"{token}b{token}c {token}")]
-    if not template.shows_calls:
-        return template.render(messages)
     tool = Tool("f", f"d{token}", {"type": "object", "properties": {token: {"description": token}}})
     call = ToolCall("1", f"f{token}", json.dumps({"a": token, token: 1}, ensure_ascii=False))
     messages += [Message("assistant", None, tool_calls=(call,)), Message("tool", f"{token}r{token}", tool_call_id="1")]
-    return template.render(messages, tools=[tool] if template.offers_tools else ())
+    return template.render(messages, tools=[tool])

@@ -131,6 +131,12 @@ class ToolChoice(Strict):
     name: Name | None = None
     disable_parallel_tool_use: bool | None = None
 
+    @model_validator(mode="after")
+    def _names_its_tool(self) -> "ToolChoice":
+        if (self.type == "tool") != (self.name is not None):
+            raise ValueError('name is for tool_choice of type "tool", which needs it')
+        return self
+
 
 class ThinkingConfig(Strict):
     """The switch and the budget of thinking; thoughts are always shown whole."""
@@ -146,11 +152,18 @@ class ThinkingConfig(Strict):
         return self
 
 
+class OutputFormat(Strict):
+    """JSON of a schema."""
+
+    type: Literal["json_schema"]
+    schema_: Annotated[dict[str, Any], Field(alias="schema")]
+
+
 class OutputConfig(Strict):
     """How much effort, in which form."""
 
     effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
-    format: dict[str, Any] | None = None
+    format: OutputFormat | None = None
 
 
 class Metadata(Strict):

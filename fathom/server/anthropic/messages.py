@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from starlette.responses import Response
 
@@ -17,6 +17,7 @@ from fathom.server.anthropic.turns import conversation, tools
 from fathom.server.config import ServerConfig
 from fathom.server.dialects import ANTHROPIC
 from fathom.server.errors import bad_request
+from fathom.server.forms import Form
 from fathom.server.generation import Generation
 from fathom.server.models import ALIASES
 from fathom.server.searched import SearchedGeneration, finder
@@ -26,7 +27,6 @@ from fathom.text import Message, Prompt, TextError
 
 async def answer_messages(engine: Engine, service: Service, config: ServerConfig, fields: MessagesFields) -> Response:
     """The response to a conversation; every refusal is an ApiError raised before the first header."""
-    _refuse_what_needs_a_grammar(fields)
     thinking, warnings = thinking_of(fields, engine)
     request = await asyncio.to_thread(engine_request, fields, engine, thinking)
     generation: Generation | SearchedGeneration
@@ -63,7 +63,6 @@ def _searched(
 
 async def count_tokens(engine: Engine, fields: CountFields) -> dict[str, Any]:
     """How many tokens the prompt of this conversation has, counted by rendering it."""
-    _refuse_what_needs_a_grammar(fields)
     thinking, _ = thinking_of(fields, engine)
     prompt = await asyncio.to_thread(_prompt, fields, engine, thinking)
     return {"input_tokens": len(prompt.ids)}
@@ -97,31 +96,32 @@ def engine_request(fields: MessagesFields, engine: Engine, thinking: bool) -> Re
     )
     budget = fields.thinking.budget_tokens if thinking and fields.thinking else None
     salt = fields.metadata.user_id if fields.metadata else None
-    return Request(_prompt(fields, engine, thinking), params, salt=salt, max_thought_tokens=budget)
+    prompt = _prompt(fields, engine, thinking)
+    constraint = form_of(fields).constraint(engine)
+    return Request(prompt, params, salt=salt, max_thought_tokens=budget, constraint=constraint)
 
 
 def _prompt(fields: CountFields, engine: Engine, thinking: bool) -> Prompt:
+    form = form_of(fields)
     try:
-        return engine.render(conversation(fields), tools=tools(fields), thinking=thinking)
+        return engine.render(form.messages(conversation(fields)), tools=form.offered, thinking=thinking)
     except TextError as error:
         raise bad_request(str(error), "messages") from error
 
 
-def _refuse_what_needs_a_grammar(fields: CountFields) -> None:
-    """Promises about an answer's form need constrained decoding, which this version does not have."""
-    forced = fields.tool_choice is not None and fields.tool_choice.type in ("any", "tool")
-    if forced and fields.web_search is None:
-        raise bad_request(
-            "This version cannot force a tool call: use tool_choice 'auto' or 'none' and ask for it in the prompt"
-        )
-    if any(tool.strict for tool in fields.client_tools):
-        raise bad_request(
-            "This version cannot force arguments to follow a schema: set strict to false and check the input"
-        )
-    if fields.output_config is not None and fields.output_config.format is not None:
-        raise bad_request(
-            "This version cannot force the form of an answer: leave output_config.format out, ask for JSON"
-        )
+def form_of(fields: CountFields) -> Form:
+    """What the request demands of the answer's form."""
+    choice = fields.tool_choice if fields.web_search is None else None  # web_search is not the model's to call
+    wanted = fields.output_config.format if fields.output_config else None
+    named = (choice.name or "",) if choice is not None and choice.type == "tool" else None
+    kinds: dict[str, Literal["auto", "required", "none"]] = {"auto": "auto", "any": "required", "none": "none"}
+    return Form(
+        schema=wanted.schema_ if wanted else None,
+        shown=wanted is not None,
+        tools=tools(fields),
+        choice=named or kinds[choice.type if choice is not None else "auto"],
+        parallel=not (choice is not None and choice.disable_parallel_tool_use),
+    )
 
 
 def _without_effect(fields: MessagesFields) -> list[str]:
@@ -129,8 +129,6 @@ def _without_effect(fields: MessagesFields) -> list[str]:
     warnings = []
     if fields.output_config is not None and fields.output_config.effort is not None:
         warnings.append("output_config.effort has no effect: the model knows only thinking and not")
-    if fields.tool_choice is not None and fields.tool_choice.disable_parallel_tool_use:
-        warnings.append("disable_parallel_tool_use has no effect: the model may call several tools")
     blocks = [block for turn in fields.messages if not isinstance(turn.content, str) for block in turn.content]
     if any(isinstance(block, ToolResultBlock) and block.is_error for block in blocks):
         warnings.append("is_error has no effect: templates have no place for it, so say it in the result's text")

@@ -51,10 +51,11 @@ def _merged(before: Message, message: Message) -> Message:
 
 
 def tools(fields: CountFields) -> list[Tool]:
-    """The tools on offer."""
-    if fields.tool_choice is not None and fields.tool_choice.type == "none":
-        return []
-    return [Tool(tool.name, tool.description or "", tool.input_schema) for tool in fields.client_tools]
+    """The tools there are."""
+    return [
+        Tool(tool.name, tool.description or "", tool.input_schema, strict=bool(tool.strict))
+        for tool in fields.client_tools
+    ]
 
 
 def joined(content: str | Sequence[TextBlock]) -> str:

@@ -28,6 +28,7 @@ from fathom.server.deepseek.fields import (
     ToolMessage,
 )
 from fathom.server.errors import bad_request
+from fathom.server.forms import ANY_OBJECT, Form
 from fathom.server.generation import Generation
 from fathom.server.models import DEFAULT_MAX_TOKENS, DEFAULT_MAX_TOKENS_THINKING, mode_of
 from fathom.server.searched import SearchedGeneration, finder
@@ -78,14 +79,14 @@ def thinking_of(fields: ChatFields, engine: Engine) -> tuple[bool, list[str]]:
 
 def engine_request(fields: ChatFields, engine: Engine, thinking: bool) -> Request:
     """Render and tokenise the conversation: slow for long ones, so call it in a thread. Raises ApiError."""
-    _refuse_what_needs_a_grammar(fields)
-    tools = [] if fields.tool_choice == "none" else [_tool(tool.function) for tool in fields.tools or ()]
-    messages = [_message(message) for message in fields.messages]
+    form = form_of(fields)
+    messages = form.messages([_message(message) for message in fields.messages])
     try:
-        prompt = engine.render(messages, tools=tools, thinking=thinking)
+        prompt = engine.render(messages, tools=form.offered, thinking=thinking)
     except TextError as error:
         raise bad_request(str(error), "messages") from error
-    return Request(prompt, chat_params(fields, engine.defaults, thinking), salt=fields.user_id)
+    params = chat_params(fields, engine.defaults, thinking)
+    return Request(prompt, params, salt=fields.user_id, constraint=form.constraint(engine))
 
 
 def _searched(
@@ -106,24 +107,20 @@ def _searched(
     return SearchedGeneration(service, engine, find, render, fields.model, n)
 
 
-def _refuse_what_needs_a_grammar(fields: ChatFields) -> None:
-    """Promises about an answer's form need constrained decoding, which this version does not have."""
-    if fields.response_format is not None and fields.response_format.type != "text":
-        raise bad_request(
-            f"response_format {fields.response_format.type!r} is not supported by this version, which cannot force the "
-            "form of an answer: leave response_format out and ask for JSON in the prompt",
-            "response_format",
-        )
-    if isinstance(fields.tool_choice, NamedToolChoice) or fields.tool_choice == "required":
-        raise bad_request(
-            "This version cannot force a tool call: use tool_choice 'auto' or 'none' and ask for it in the prompt",
-            "tool_choice",
-        )
-    if any(tool.function.strict for tool in fields.tools or ()):
-        raise bad_request(
-            "This version cannot force arguments to follow a schema: set strict to false and check the arguments",
-            "tools",
-        )
+def form_of(fields: ChatFields) -> Form:
+    """What the request demands of the answer's form."""
+    wanted = fields.response_format
+    schema = None
+    if wanted is not None and wanted.type != "text":
+        schema = ANY_OBJECT if wanted.json_schema is None else wanted.json_schema.schema_
+    choice = fields.tool_choice
+    return Form(
+        schema=schema,
+        shown=wanted is not None and wanted.json_schema is not None,
+        tools=[_tool(tool.function) for tool in fields.tools or ()],
+        choice=(choice.function.name,) if isinstance(choice, NamedToolChoice) else choice or "auto",
+        parallel=fields.parallel_tool_calls is not False,
+    )
 
 
 def chat_params(fields: ChatFields, defaults: GenerationDefaults, thinking: bool) -> SamplingParams:

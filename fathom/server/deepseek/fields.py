@@ -14,7 +14,6 @@ from fathom.server.errors import ApiError, invalid
 HARMLESS = frozenset(
     {
         "metadata",
-        "parallel_tool_calls",
         "prompt_cache_key",
         "prompt_cache_retention",
         "safety_identifier",
@@ -149,11 +148,26 @@ class Thinking(Strict):
     type: Literal["enabled", "disabled"]
 
 
+class JsonSchema(Strict):
+    """OpenAI's envelope of a schema. It is always followed, with `strict` and without."""
+
+    name: Name
+    description: str | None = None
+    schema_: Annotated[dict[str, Any], Field(alias="schema")] = {"type": "object"}
+    strict: bool | None = None
+
+
 class ResponseFormat(Strict):
-    """`text`; the JSON forms are checked where they are refused."""
+    """Free text, any JSON object, or JSON of a schema."""
 
     type: Literal["text", "json_object", "json_schema"]
-    json_schema: dict[str, Any] | None = None
+    json_schema: JsonSchema | None = None
+
+    @model_validator(mode="after")
+    def _has_a_schema(self) -> "ResponseFormat":
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            raise ValueError("json_schema is given exactly when the type is json_schema")
+        return self
 
 
 class StreamOptions(Strict):
@@ -210,6 +224,7 @@ class ChatFields(GenerationFields):
     response_format: ResponseFormat | None = None
     tools: Annotated[list[ChatTool], Field(max_length=MAX_TOOLS)] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedToolChoice | None = None
+    parallel_tool_calls: bool | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     search: bool | SearchOptions = False

@@ -2,14 +2,20 @@
 
 from fathom.text.parser.calls import CallReader, spelling
 from fathom.text.parser.deepseek_calls import DeepSeekCalls
-from fathom.text.parser.events import Answer, Event, Thought, ToolCallStart
+from fathom.text.parser.dsml_calls import DsmlCalls
+from fathom.text.parser.events import Answer, Event, Place, Thought, ToolCallStart
 from fathom.text.parser.formats import CallFormat
 from fathom.text.parser.hermes_calls import HermesCalls
 from fathom.text.parser.lexer import Lexeme, Lexer, Mark
 from fathom.text.templates.prompt import Channel
 from fathom.text.tokenizer import Tokenizer
 
-_READERS: dict[CallFormat, type[CallReader]] = {CallFormat.DEEPSEEK: DeepSeekCalls, CallFormat.HERMES: HermesCalls}
+_READERS: dict[CallFormat, type[CallReader]] = {
+    CallFormat.DEEPSEEK_V3: DeepSeekCalls,
+    CallFormat.DEEPSEEK_V31: DeepSeekCalls,
+    CallFormat.DEEPSEEK_V32: DsmlCalls,
+    CallFormat.HERMES: HermesCalls,
+}
 _THINK, _END_THINK = "<think>", "</think>"
 
 
@@ -28,10 +34,19 @@ class ChatParser:
         self._stop_ids = tokenizer.stop_ids
         self._thinking = channel == "thought"
         self._passage = Passage(trimmed=self._thinking)
+        self.entered_with = ""
+
+    @property
+    def place(self) -> Place:
+        """See StreamParser."""
+        if self._calls and self._calls.active:
+            return "call"
+        return "thought" if self._thinking else "answer"
 
     def push(self, id: int) -> list[Event]:
         """The events that this token completes."""
         was_thinking = self._thinking
+        self.entered_with = ""
         events = [event for lexeme in self._lexer.push(id) for event in self._take(lexeme)]
         self.thought_tokens += was_thinking and self._thinking and id not in self._stop_ids
         return events
@@ -45,10 +60,12 @@ class ChatParser:
         return [*events, Answer(rest)] if rest and not self._thinking else events
 
     def _take(self, lexeme: Lexeme) -> list[Event]:
+        if not (self._calls and self._calls.active) and isinstance(lexeme, Mark) and self._follow(lexeme):
+            self.entered_with = ""
+            return []
+        self.entered_with += spelling(lexeme)
         if self._calls and self._calls.active:
             return self._route(self._calls.take(lexeme))
-        if isinstance(lexeme, Mark) and self._follow(lexeme):
-            return []
         return self._say(spelling(lexeme))
 
     def _follow(self, mark: Mark) -> bool:

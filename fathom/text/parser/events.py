@@ -1,7 +1,7 @@
 """What a model's tokens turn into, and what turns them."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +45,18 @@ class ToolCallEnd:
 Event = Thought | Answer | ToolCallStart | ToolCallArguments | ToolCallEnd
 
 
+Place = Literal["thought", "answer", "call"]
+
+
 class StreamParser(Protocol):
     """Turns token ids into events. A whole result is nothing but the streamed events joined."""
 
     thought_tokens: int  # tokens of the thought so far, its tags not counted
+    entered_with: str  # the text that the last token brought behind a tag (only where tags are ordinary text)
+
+    @property
+    def place(self) -> Place:
+        """Where the next token belongs."""
 
     def push(self, id: int) -> list[Event]:
         """The events that this token completes."""

@@ -33,7 +33,11 @@ class Lexer:
         self._ids = {id: tag for tag in tags if (id := tokenizer.control_id(tag)) is not None}
         self._spelled = tuple(tag for tag in tags if tokenizer.control_id(tag) is None)
         self._pattern = re.compile("|".join(re.escape(tag) for tag in sorted(self._spelled, key=len, reverse=True)))
-        self._control_ids = frozenset(token.id for token in tokenizer.control.values())
+        self._control_ids = frozenset(
+            token.id
+            for name, token in tokenizer.control.items()
+            if not any(name in tag for tag in self._spelled)  # a part of a tag's spelling, such as V3.2's mark
+        )
         self._held = ""
 
     def push(self, id: int) -> list[Lexeme]:

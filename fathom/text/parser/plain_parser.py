@@ -1,12 +1,15 @@
 """The parser of plain completions: all text is answer."""
 
-from fathom.text.parser.events import Answer, Event
+from fathom.text.parser.events import Answer, Event, Place
 from fathom.text.text_stream import TextStream
 from fathom.text.tokenizer import Tokenizer
 
 
 class PlainParser:
     """A StreamParser that yields only answers, every character as it is."""
+
+    place: Place = "answer"
+    entered_with = ""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.thought_tokens = 0

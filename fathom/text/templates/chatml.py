@@ -1,11 +1,11 @@
 """ChatML (Qwen, SmolLM2 and many others), with tool calls the way Hermes and Qwen2.5 write them."""
 
-import json
 from collections.abc import Sequence
 from itertools import groupby
 
-from fathom.text.messages import Message, Tool, ToolCall, json_text
+from fathom.text.messages import Message, Tool, json_text
 from fathom.text.parser.formats import CallFormat
+from fathom.text.templates.calls_text import call_json
 from fathom.text.templates.prompt import Channel, Control, PromptWriter
 from fathom.text.templates.template import Conversation, EncodedTemplate
 from fathom.text.tokenizer import Tokenizer
@@ -96,12 +96,3 @@ class ChatML(EncodedTemplate):
         for result in results:
             writer.write("\n", RESULT, f"\n{result.content}\n", END_RESULT)
         writer.write(END, "\n")
-
-
-def call_json(call: ToolCall) -> str:
-    """A call as Qwen2.5 writes it; arguments that are not JSON stay as the model wrote them."""
-    try:
-        arguments = json_text(json.loads(call.arguments))
-    except json.JSONDecodeError:
-        arguments = call.arguments
-    return f'{{"name": {json_text(call.name)}, "arguments": {arguments}}}'

@@ -35,6 +35,8 @@ END_RESULT = Control("<｜tool▁output▁end｜>")
 class DeepSeekV2(EncodedTemplate):
     """V2 and V2-Lite: roles are ordinary words, so here a user's text can imitate a turn, but never the end of one."""
 
+    knows_tools = False
+
     def __init__(self, tokenizer: Tokenizer) -> None:
         super().__init__(tokenizer, "deepseek-v2")
 
@@ -63,7 +65,7 @@ class DeepSeekV3(EncodedTemplate):
     way the model itself does.
     """
 
-    call_format = CallFormat.DEEPSEEK
+    call_format = CallFormat.DEEPSEEK_V3
     has_thoughts = True
     before_thought: ClassVar[tuple[str, ...]] = (THINK, "\n")
     after_thought: ClassVar[tuple[str, ...]] = ("\n", END_THINK, "\n\n")

@@ -13,9 +13,10 @@ from fathom.text.parser.chat_parser import ChatParser
 from fathom.text.parser.events import StreamParser
 from fathom.text.parser.formats import CallFormat
 from fathom.text.sandbox import SANDBOX
+from fathom.text.templates.generic_tools import as_plain_messages, described
 from fathom.text.templates.guard import Guard
 from fathom.text.templates.prompt import Channel, Control, Prompt, PromptWriter
-from fathom.text.templates.template import check_request, uses_tools
+from fathom.text.templates.template import check_request
 from fathom.text.tokenizer import Tokenizer
 
 _SKIPPED_THOUGHT = "\n\n</think>\n\n"
@@ -31,14 +32,20 @@ class JinjaTemplate:
         self.source = source
         self.switches_thinking = bool(re.search(r"\b(enable_)?thinking\b", source))
         self.thinks = self.switches_thinking or "think>" in source
-        self.call_format = _call_format(source)
-        self.offers_tools = bool(re.search(r"\btools\b", source)) and self.call_format is not None
-        self.shows_calls = bool(re.search(r"\btool_calls\b", source))
+        own_format = _call_format(source)
+        self.call_format = own_format or CallFormat.HERMES
+        self.describes_tools = bool(re.search(r"\btools\b", source)) and own_format is not None
+        self._shows_calls = bool(re.search(r"\btool_calls\b", source)) and own_format is not None
 
     def render(self, messages: Sequence[Message], *, tools: Sequence[Tool] = (), thinking: bool = False) -> Prompt:
         """See ChatTemplate. Raises TemplateError also when the template itself fails or goes over its limits."""
         validate_conversation(messages, tools)
-        check_request(self, messages, tools, thinking)
+        check_request(self, messages, thinking)
+        uses_tools = bool(tools) or any(message.tool_calls for message in messages)
+        if uses_tools and not self._shows_calls:
+            messages, tools = as_plain_messages(messages, tools), ()
+        elif tools and not self.describes_tools:
+            messages, tools = described(messages, tools), ()
         if self.thinks:
             messages = [split_thought(message) for message in messages]
         guard = Guard(self.tokenizer)
@@ -51,7 +58,7 @@ class JinjaTemplate:
         writer = PromptWriter(self.tokenizer)
         for piece in self.tokenizer.split_control(text):
             writer.write(Control(self.tokenizer.decode([piece])) if isinstance(piece, int) else guard.reveal(piece))
-        return writer.prompt(_channel(text, messages[-1]), tools=uses_tools(messages, tools))
+        return writer.prompt(_channel(text, messages[-1]), tools=uses_tools)
 
     def parser(self, prompt: Prompt) -> StreamParser:
         """See ChatTemplate."""
@@ -113,7 +120,7 @@ class JinjaTemplate:
 
 def _call_format(source: str) -> CallFormat | None:
     if "<｜tool▁calls▁begin｜>" in source:
-        return CallFormat.DEEPSEEK
+        return CallFormat.DEEPSEEK_V3 if "```json" in source else CallFormat.DEEPSEEK_V31
     return CallFormat.HERMES if "<tool_call>" in source else None
 
 

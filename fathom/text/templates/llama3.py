@@ -13,6 +13,8 @@ END = Control("<|eot_id|>")
 class Llama3(EncodedTemplate):
     """Llama 3, without tools (those of 3.1 change with release and date: the checkpoint's own template serves them)."""
 
+    knows_tools = False
+
     def __init__(self, tokenizer: Tokenizer) -> None:
         super().__init__(tokenizer, "llama-3")
 

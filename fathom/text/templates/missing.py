@@ -13,8 +13,7 @@ class MissingTemplate:
 
     name = "none"
     thinks = False
-    offers_tools = False
-    shows_calls = False
+    call_format = None
 
     def __init__(self, why: str) -> None:
         self.why = why

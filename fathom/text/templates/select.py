@@ -5,8 +5,10 @@ from collections.abc import Callable, Iterator
 
 from fathom.text.errors import TemplateError
 from fathom.text.messages import Message, Tool, ToolCall
+from fathom.text.parser.dsml_calls import DSML
 from fathom.text.templates.chatml import ChatML
 from fathom.text.templates.deepseek import DeepSeekV2, DeepSeekV3, DeepSeekV31
+from fathom.text.templates.deepseek_v32 import DeepSeekV32
 from fathom.text.templates.jinja import JinjaTemplate
 from fathom.text.templates.llama3 import Llama3
 from fathom.text.templates.prompt import Prompt
@@ -19,6 +21,7 @@ _DIALECTS: dict[str, Callable[[Tokenizer], ChatTemplate]] = {
     "deepseek-r1": lambda tokenizer: DeepSeekV3(tokenizer, "deepseek-r1"),
     "deepseek-r1-0528": lambda tokenizer: DeepSeekV3(tokenizer, "deepseek-r1-0528"),
     "deepseek-v3.1": DeepSeekV31,
+    "deepseek-v3.2": DeepSeekV32,
     "chatml": ChatML,
     "chatml-think": lambda tokenizer: ChatML(tokenizer, thinks=True),
     "llama-3": Llama3,
@@ -50,6 +53,8 @@ def chat_template(tokenizer: Tokenizer, *, dialect: str | None = None) -> ChatTe
 
 def _by_tokens(tokenizer: Tokenizer) -> ChatTemplate:
     if {"<｜User｜>", "<｜Assistant｜>"} <= tokenizer.control.keys():
+        if tokenizer.id_of(DSML) is not None:
+            return DeepSeekV32(tokenizer)
         return _DIALECTS["deepseek-r1" if "<think>" in tokenizer.control else "deepseek-v3"](tokenizer)
     for token, dialect in (
         ("<|im_start|>", "chatml"),
@@ -96,7 +101,7 @@ def _same(ours: ChatTemplate, own: JinjaTemplate) -> bool:
     ]
     if own.switches_thinking:
         requests.append(lambda template: template.render(_TALK, thinking=True))
-    if own.offers_tools:
+    if own.describes_tools:
         requests.append(lambda template: template.render(_TALK, tools=_TOOLS))
         requests.append(lambda template: template.render(_CALLED, tools=_TOOLS))
     try:

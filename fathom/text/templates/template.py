@@ -10,6 +10,7 @@ from fathom.text.messages import Message, Tool, split_thought, validate_conversa
 from fathom.text.parser.chat_parser import ChatParser
 from fathom.text.parser.events import StreamParser
 from fathom.text.parser.formats import CallFormat
+from fathom.text.templates.generic_tools import as_plain_messages
 from fathom.text.templates.prompt import Channel, Prompt, PromptWriter
 from fathom.text.tokenizer import Tokenizer
 
@@ -26,12 +27,8 @@ class ChatTemplate(Protocol):
         """Whether thinking can be asked for."""
 
     @property
-    def offers_tools(self) -> bool:
-        """Whether tools can be offered."""
-
-    @property
-    def shows_calls(self) -> bool:
-        """Whether the history may hold tool calls and their results."""
+    def call_format(self) -> CallFormat | None:
+        """How the model writes tool calls; None where tools cannot be offered at all."""
 
     def render(self, messages: Sequence[Message], *, tools: Sequence[Tool] = (), thinking: bool = False) -> Prompt:
         """The prompt that makes the model write the next assistant turn, or continue a last one with `prefix`.
@@ -55,24 +52,27 @@ class Conversation:
 class EncodedTemplate(ABC):
     """A dialect written by our own code: control tokens come from the code alone, so text can never forge them."""
 
-    call_format: ClassVar[CallFormat | None] = None
+    call_format: ClassVar[CallFormat] = CallFormat.HERMES
+    knows_tools: ClassVar[bool] = True  # whether the dialect itself describes tools and shows calls
     has_thoughts: bool = False  # whether answers in the history may still hold their thoughts in tags
 
     def __init__(self, tokenizer: Tokenizer, name: str, *, thinks: bool = False) -> None:
         self.tokenizer = tokenizer
         self.name = name
         self.thinks = thinks
-        self.offers_tools = self.shows_calls = self.call_format is not None
 
     def render(self, messages: Sequence[Message], *, tools: Sequence[Tool] = (), thinking: bool = False) -> Prompt:
         """See ChatTemplate."""
         validate_conversation(messages, tools)
-        check_request(self, messages, tools, thinking)
+        check_request(self, messages, thinking)
+        uses_tools = bool(tools) or any(message.tool_calls for message in messages)
         if self.has_thoughts:
             messages = [split_thought(message) for message in messages]
+        if uses_tools and not self.knows_tools:
+            messages, tools = as_plain_messages(messages, tools), ()
         writer = PromptWriter(self.tokenizer)
         channel = self._write(writer, Conversation(messages, tools, thinking))
-        return writer.prompt(channel, tools=uses_tools(messages, tools))
+        return writer.prompt(channel, tools=uses_tools)
 
     def parser(self, prompt: Prompt) -> StreamParser:
         """See ChatTemplate."""
@@ -82,7 +82,7 @@ class EncodedTemplate(ABC):
     def _write(self, writer: PromptWriter, conversation: Conversation) -> Channel: ...
 
 
-def check_request(template: ChatTemplate, messages: Sequence[Message], tools: Sequence[Tool], thinking: bool) -> None:
+def check_request(template: ChatTemplate, messages: Sequence[Message], thinking: bool) -> None:
     """Raise TemplateError for what a template has no way to say, rather than leave it out."""
     if thinking and not template.thinks:
         raise TemplateError(f"the dialect {template.name} has no thinking mode: ask without thinking")
@@ -90,12 +90,3 @@ def check_request(template: ChatTemplate, messages: Sequence[Message], tools: Se
         raise TemplateError(
             f"the dialect {template.name} has no thoughts that could be continued: drop reasoning_content"
         )
-    if tools and not template.offers_tools:
-        raise TemplateError(f"the dialect {template.name} cannot offer tools: ask without tools, or use another model")
-    if not template.shows_calls and any(message.tool_calls for message in messages):
-        raise TemplateError(f"the dialect {template.name} cannot show tool calls: leave them out of the history")
-
-
-def uses_tools(messages: Sequence[Message], tools: Sequence[Tool]) -> bool:
-    """Whether tools are offered or were used."""
-    return bool(tools) or any(message.tool_calls for message in messages)
