@@ -1,4 +1,4 @@
-"""`fathom train`: pre-training by a recipe."""
+"""`fathom train`: pre-training, supervised fine-tuning, and what reinforcement learning adds, each by a recipe."""
 
 import argparse
 from pathlib import Path
@@ -7,26 +7,63 @@ from fathom.cli.terminal import answer, answer_json, note
 
 DESCRIPTION = (
     "Train a model. `pretrain RECIPE` takes token shards (fathom data prepare) to a model that Fathom and other "
-    "engines load. It may be stopped at any moment; --resume goes on to the same weights, bit for bit."
+    "engines load; `sft RECIPE` teaches a model conversations, as an adapter or in all its weights. A run may be "
+    "stopped at any moment; --resume goes on to the same weights, bit for bit."
 )
-EXAMPLE = "fathom train pretrain recipes/v3-nano.toml --set tokens=2000000 --resume"
+EXAMPLE = (
+    "fathom train pretrain recipes/v3-nano.toml --set tokens=2000000 --resume\n"
+    "  fathom train sft recipes/sft-lora.toml --set data.files='[\"chats.jsonl\"]'"
+)
+_ACTIONS = {
+    "pretrain": ("a model from token shards, as a recipe says", "docs/training.md"),
+    "sft": ("a model or adapter from conversations, as a recipe says", "docs/rl.md"),
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """One action so far, with its flags."""
-    actions = parser.add_subparsers(dest="action", required=True, metavar="pretrain")
-    pretrain = actions.add_parser("pretrain", help="a model from token shards, as a recipe says")
-    pretrain.add_argument(
-        "recipe", type=Path, metavar="RECIPE", help="a TOML file; docs/training.md explains every key"
-    )
-    pretrain.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a key, such as batch.sequences=64"
-    )
-    pretrain.add_argument("--resume", action="store_true", help="go on from the newest checkpoint, if there is one")
-    pretrain.add_argument("--json", action="store_true", help="one JSON object last")
+    """One action for each kind of training; all take a recipe."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="|".join(_ACTIONS))
+    for name, (about, page) in _ACTIONS.items():
+        action = actions.add_parser(name, help=about)
+        action.add_argument("recipe", type=Path, metavar="RECIPE", help=f"a TOML file; {page} explains every key")
+        action.add_argument(
+            "--set", action="append", default=[], metavar="KEY=VALUE", help="change a key, such as batch.tokens=4096"
+        )
+        action.add_argument("--resume", action="store_true", help="go on from the newest checkpoint, if there is one")
+        action.add_argument("--json", action="store_true", help="one JSON object last")
+        action.add_argument("--debug", action="store_true", help="show the traceback of a failure")
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Do the action."""
+    return {"pretrain": _pretrain, "sft": _sft}[arguments.action](arguments)
+
+
+def _sft(arguments: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from fathom.training.sft import SftMetrics, SftTrainer
+    from fathom.training.sft_recipe import read_sft_recipe
+
+    def show(metrics: SftMetrics) -> None:
+        note(
+            f"step {metrics.step}  epoch {metrics.epoch:.2f}  loss {metrics.loss:.4f}  "
+            f"{metrics.tokens_per_second:,.0f} tokens/s  ${metrics.cost_usd:.2f}"
+        )
+
+    recipe = read_sft_recipe(arguments.recipe, arguments.set)
+    trainer = SftTrainer(recipe, arguments.recipe.parent, resume=arguments.resume, say=note)
+    note(f"{len(trainer.batches.examples):,} examples to learn; {trainer.left_out} too long")
+    summary = trainer.run(show)
+    if arguments.json:
+        answer_json({**asdict(summary), "checkpoint": str(summary.checkpoint)})
+        return 0
+    held_out = "" if summary.held_out_loss is None else f", held-out loss {summary.held_out_loss:.4f}"
+    answer(f"{summary.steps:,} steps, {summary.tokens:,} tokens{held_out}: {summary.checkpoint}")
+    return 0
+
+
+def _pretrain(arguments: argparse.Namespace) -> int:
     """Train, showing the plan first and a bar meanwhile."""
     from fathom.training.metrics import ProgressBar
     from fathom.training.recipe import read_recipe

@@ -136,11 +136,13 @@ def fresh(
     alpha: float,
     *,
     targets: Sequence[str] = TARGETS,
+    first_layer: int = 0,
     generator: torch.Generator | None = None,
 ) -> Adapter:
     """An adapter that changes nothing yet: A drawn as in LoRA's own code (Kaiming uniform, a = sqrt 5), B zero.
 
     Its scale is alpha / rank. `targets` are last parts of layer names; those that the architecture has not are skipped.
+    Blocks below `first_layer` get none.
 
     Raises:
         ValueError: no layer of the model is named, or a target that cannot have an adapter.
@@ -151,7 +153,7 @@ def fresh(
         raise ValueError(f"{', '.join(beyond)} cannot have an adapter; these can: {', '.join(TARGETS)}")
     pairs = {}
     for name, layer in linear_layers(model):
-        if name.rpartition(".")[2] in targets:
+        if name.rpartition(".")[2] in targets and int(name.split(".")[2]) >= first_layer:
             bound = 1 / math.sqrt(layer.in_features)
             a_RI = torch.empty(rank, layer.in_features).uniform_(-bound, bound, generator=generator)
             pairs[name] = (a_RI, torch.zeros(layer.out_features, rank))

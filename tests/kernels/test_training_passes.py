@@ -92,10 +92,10 @@ def test_linear_through_the_seam_of_products(dtype):
 
 
 @both_types
-@pytest.mark.parametrize("width", [12, 8])
-def test_causal_attention(dtype, width):
-    query, key = drawn(2, 17, 3, 12, dtype=dtype), drawn(2, 17, 3, 12, dtype=dtype, seed=1)
-    value = drawn(2, 17, 3, width, dtype=dtype, seed=2)
+@pytest.mark.parametrize(("heads", "groups", "width"), [(3, 3, 12), (3, 3, 8), (6, 2, 12), (6, 1, 8)])
+def test_causal_attention(dtype, heads, groups, width):
+    query, key = drawn(2, 17, heads, 12, dtype=dtype), drawn(2, 17, groups, 12, dtype=dtype, seed=1)
+    value = drawn(2, 17, groups, width, dtype=dtype, seed=2)
     mask = torch.ones(1, 17, 17, dtype=torch.bool).tril()
     ours, theirs = attend_causally(query, key, value, 0.3), attend(query, key, value, mask, 0.3)
     agree(ours, theirs, [query, key, value], dtype)
