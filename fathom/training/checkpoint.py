@@ -8,7 +8,8 @@ checkpoints/step-00000500/                 appears by one rename, when everythin
 import json
 import re
 import shutil
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,41 @@ def write_checkpoint(
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return final
+
+
+class BackgroundWriter:
+    """Writes one checkpoint at a time in a thread while the run computes; what failed is raised by the next call."""
+
+    def __init__(self) -> None:
+        self._thread: threading.Thread | None = None
+        self._failure: BaseException | None = None
+
+    def submit(self, write: Callable[[], None]) -> None:
+        """Start writing; waits for the one before and raises what it raised (the new one is started all the same)."""
+        failure = self._join()
+        self._thread = threading.Thread(target=self._run, args=(write,), name="checkpoint")
+        self._thread.start()
+        if failure is not None:
+            raise failure
+
+    def wait(self) -> None:
+        """Return when nothing is being written any more; raises what the last one raised."""
+        failure = self._join()
+        if failure is not None:
+            raise failure
+
+    def _join(self) -> BaseException | None:
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        failure, self._failure = self._failure, None
+        return failure
+
+    def _run(self, write: Callable[[], None]) -> None:
+        try:
+            write()
+        except BaseException as error:  # noqa: BLE001 - handed to the run, which decides
+            self._failure = error
 
 
 def checkpoints(folder: Path) -> list[Path]:

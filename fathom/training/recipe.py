@@ -236,7 +236,10 @@ class Recipe:
     step. `model`: a `ModelConfig` in its own names. `precision`: `float32`, or `bfloat16` with float32 master weights,
     gradient sums and (unless `optimizer.moments` says else) moments. `recompute`: what is computed again in the
     backward instead of kept. `ema_decay`: of a float32 average of the weights; left out, none. `loss_rows`: rows whose
-    logits exist at once. `seed`: of the initial weights and the order of the data.
+    logits exist at once. `seed`: of the initial weights and the order of the data. `init`: a checkpoint (its folder,
+    from the recipe's) whose weights the run begins with; its config may differ in what has no weights, such as rotary
+    scaling.
+    `tensorboard`: write event files into the run's folder besides metrics.jsonl.
     """
 
     output: str
@@ -254,6 +257,8 @@ class Recipe:
     ema_decay: float | None = None
     loss_rows: int = 1024
     seed: int = 0
+    init: str | None = None
+    tensorboard: bool = False
     checkpoints: CheckpointSettings = field(default_factory=CheckpointSettings)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
     anomalies: AnomalySettings = field(default_factory=AnomalySettings)

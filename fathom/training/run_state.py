@@ -5,6 +5,7 @@ loader's state stands for it.
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +22,25 @@ from fathom.training.optimizer import DTYPES, AdamW, MasterWeights
 from fathom.training.recipe import Recipe
 
 # Keys that may differ between the sessions of one run: they change nothing that is computed.
-_FREE_KEYS = ("output", "machine", "checkpoints", "evaluation", "anomalies", "recompute")
+_FREE_KEYS = ("output", "machine", "checkpoints", "evaluation", "anomalies", "recompute", "tensorboard")
 
 
 class RunState:
     """Model, optimiser, average, loader and counters of one run."""
 
-    def __init__(self, recipe: Recipe, shards: Path) -> None:
+    def __init__(self, recipe: Recipe, shards: Path, begin: Path | None = None) -> None:
+        """Make the state of step 0: weights drawn from the recipe's seed, or those of the checkpoint `begin`.
+
+        Raises:
+            ResumeError: the checkpoint's tensors are not those of the recipe's model.
+
+        """
         self.recipe = recipe
         self.model = Transformer(recipe.model)
-        self.model.initialise(torch.Generator().manual_seed(recipe.seed))
+        if begin is None:
+            self.model.initialise(torch.Generator().manual_seed(recipe.seed))
+        else:
+            self._begin(begin)
         self.masters = MasterWeights(self.model, recipe.precision)
         self.optimizer = AdamW(self.masters.weights, recipe.optimizer)
         self.average = (
@@ -54,8 +64,19 @@ class RunState:
         """Share of the run's tokens seen."""
         return self.loader.tokens_seen / self.recipe.tokens
 
+    def _begin(self, checkpoint: Path) -> None:
+        weights = load_model(open_checkpoint(checkpoint), dtype=torch.float32).state_dict()
+        try:
+            self.model.load_state_dict(weights)
+        except RuntimeError as error:
+            raise ResumeError(f"{checkpoint} cannot begin this run, its model is another: {error}") from error
+
     def save(self, folder: Path, tokenizer: Path) -> Path:
         """Write a checkpoint; raises DiskFullError."""
+        return self.snapshot(folder, tokenizer)()
+
+    def snapshot(self, folder: Path, tokenizer: Path) -> Callable[[], Path]:
+        """Copy all that a checkpoint of this step holds and return what writes it, from any thread, at any time."""
         state = {
             "recipe": self.recipe.to_json(),
             "updates": self.optimizer.updates,
@@ -65,7 +86,12 @@ class RunState:
             "seconds": self.seconds,
             "threads": torch.get_num_threads(),
         }
-        return write_checkpoint(folder, self.step, self.model, tokenizer, state, self._tensors())
+        with torch.device("meta"):
+            model = Transformer(self.recipe.model)
+        model.load_state_dict({name: tensor.clone() for name, tensor in self.model.state_dict().items()}, assign=True)
+        tensors = {name: tensor.clone() for name, tensor in self._tensors().items()}
+        step = self.step
+        return lambda: write_checkpoint(folder, step, model, tokenizer, state, tensors)
 
     def load(self, checkpoint: Path) -> list[str]:
         """Go on from a checkpoint; returns what the person should know. Raises ResumeError for another recipe."""

@@ -1,5 +1,6 @@
 """The one training loop: batches to gradients to weights, with checkpoints, metrics and looks at held-out text."""
 
+import contextlib
 import shutil
 import time
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from fathom.data.errors import ShardError
 from fathom.data.loader import Batch, Loader
 from fathom.models.experts import MixtureOfExperts
 from fathom.training import balance, schedules
-from fathom.training.checkpoint import checkpoints, remove_old
+from fathom.training.checkpoint import BackgroundWriter, checkpoints, remove_old
 from fathom.training.errors import ResumeError
 from fathom.training.evaluation import Evaluation, evaluate
 from fathom.training.machine import deterministic, keep_freed_memory, matrix_rate
@@ -25,6 +26,7 @@ from fathom.training.plan import RunPlan, plan_run
 from fathom.training.recipe import Recipe
 from fathom.training.recompute import apply_recompute
 from fathom.training.run_state import RunState
+from fathom.training.tensorboard import TensorBoard
 
 Say = Callable[[str], None]
 OnStep = Callable[[StepMetrics], None]
@@ -70,7 +72,9 @@ class Trainer:
         if existing and not resume:
             raise ResumeError(f"{self.output} holds a run already: add --resume, or choose another output")
         self.plan: RunPlan = plan_run(recipe, rate or matrix_rate(DTYPES[recipe.precision]))
-        self.state = RunState(recipe, self._shards)
+        begin = base / recipe.init if recipe.init is not None and not existing else None
+        self.state = RunState(recipe, self._shards, begin)
+        self._writer = BackgroundWriter()
         self._check_vocabulary()
         self._validation = self._held_out()
         if existing:
@@ -87,20 +91,30 @@ class Trainer:
         keep_freed_memory()
         state, loss, evaluation = self.state, None, None
         metrics_file = MetricsFile(self.output / "metrics.jsonl", state.step)
+        board = TensorBoard(self.output / "tensorboard", state.step) if self.recipe.tensorboard else None
         try:
             with deterministic():
                 while state.loader.tokens_seen < self.recipe.tokens:
                     metrics = self.step()
                     loss = metrics.loss
                     metrics_file.write(metrics.to_json())
+                    if board is not None:
+                        board.step(metrics)
                     on_step(metrics)
                     last = state.loader.tokens_seen >= self.recipe.tokens
                     if last or state.step % self.recipe.evaluation.every == 0:
                         evaluation = self._evaluate(metrics_file)
+                        if board is not None and evaluation is not None:
+                            board.evaluation(state.step - 1, evaluation)
                     if last or state.step % self.recipe.checkpoints.every == 0:
                         self._save()
+            self._writer.wait()
         finally:
             metrics_file.close()
+            if board is not None:
+                board.close()
+            with contextlib.suppress(DiskFullError):
+                self._writer.wait()
         return self._finish(loss, evaluation)
 
     def step(self) -> StepMetrics:
@@ -165,6 +179,9 @@ class Trainer:
                 balance.update_bias(mixture.gate.e_score_correction_bias, load_E, speed)
 
     def _evaluate(self, metrics_file: MetricsFile) -> Evaluation | None:
+        loads = {layer: load.tolist() for layer, load in self._objective.loads.items()}
+        if loads:
+            metrics_file.write({"kind": "experts", "step": self.state.step - 1, "loads": loads})
         if self._validation is None:
             return None
         result = evaluate(self.state.model, self._validation, self.recipe.loss_rows)
@@ -174,15 +191,20 @@ class Trainer:
         return result
 
     def _save(self) -> None:
-        """Write a checkpoint and drop the oldest; a full disk costs the checkpoint, not the run."""
+        """Have a checkpoint written while the run goes on, and the oldest dropped when it is there.
+
+        A full disk costs the checkpoint, not the run; at the next one the person is told. The last must succeed.
+        """
+        write = self.state.snapshot(self._checkpoints, self._shards / "tokenizer")
+
+        def save() -> None:
+            write()
+            remove_old(self._checkpoints, self.recipe.checkpoints.keep)
+
         try:
-            self.state.save(self._checkpoints, self._shards / "tokenizer")
+            self._writer.submit(save)
         except DiskFullError as error:
-            if self.state.loader.tokens_seen >= self.recipe.tokens:
-                raise
-            self.say(f"no checkpoint at step {self.state.step}: {error} (the run goes on)")
-            return
-        remove_old(self._checkpoints, self.recipe.checkpoints.keep)
+            self.say(f"the last checkpoint could not be written: {error} (the run goes on)")
 
     def _finish(self, loss: float | None, evaluation: Evaluation | None) -> Summary:
         state = self.state
