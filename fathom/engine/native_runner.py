@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from fathom.checkpoints.checkpoint import Checkpoint
 from fathom.checkpoints.loading import check_names, present_config
 from fathom.engine.adapters import check_adapter
 from fathom.engine.machine import physical_cores
-from fathom.engine.runner import SequenceStep
+from fathom.engine.runner import Continuation, SequenceStep
 from fathom.kernels.cpu.build import CompilerError
 from fathom.kernels.cpu.library import Config, load
 from fathom.kernels.cpu.model import TYPES, Bytes, Matrix, NativeModel, Vector
@@ -37,6 +38,7 @@ _MATRICES = {
     "mlp.shared_experts.gate_proj": Matrix.GATE,
     "mlp.shared_experts.up_proj": Matrix.UP,
     "mlp.shared_experts.down_proj": Matrix.DOWN,
+    "eh_proj": Matrix.MERGE,
 }
 _VECTORS = {
     "input_layernorm.weight": Vector.ATTENTION_NORM,
@@ -48,6 +50,9 @@ _VECTORS = {
     "self_attn.q_a_layernorm.weight": Vector.QUERY_NORM,
     "self_attn.kv_a_layernorm.weight": Vector.LATENT_NORM,
     "mlp.gate.e_score_correction_bias": Vector.ROUTER_BIAS,
+    "enorm.weight": Vector.EMBEDDING_NORM,
+    "hnorm.weight": Vector.HIDDEN_NORM,
+    "shared_head.norm.weight": Vector.HEAD_NORM,
 }
 _ADAPTER_TYPES = {torch.bfloat16: "BF16", torch.float32: "F32"}
 _EXPERTS = {"gate_proj": Matrix.EXPERT_GATE, "up_proj": Matrix.EXPERT_UP, "down_proj": Matrix.EXPERT_DOWN}
@@ -77,7 +82,7 @@ class NativeRunner:
         tensors are missing, unused or of another shape, and
         ValueError for what `supports` refuses.
         """
-        config = checkpoint.config
+        config = present_config(checkpoint.config, checkpoint.names())
         reason = self.supports(checkpoint)
         if reason is not None:
             raise ValueError(f"the native kernels cannot run {checkpoint.name}: {reason}")
@@ -86,10 +91,12 @@ class NativeRunner:
         self.n_pages = n_pages
         self.max_context = min(max_context or trained, n_pages * self.page_tokens)
         self.vocab_size = config.vocab_size
+        self.max_draft = config.num_nextn_predict_layers
+        self._last_steps: Sequence[SequenceStep] = ()
         self._model = NativeModel(_native_config(config, self.max_context, n_pages, threads or physical_cores()))
         self.bytes_per_page = self._model.page_bytes
         self.name = f"native-{self._model.variant}"
-        _Loader(self._model, checkpoint).load()
+        _Loader(self._model, checkpoint, config).load()
         cosine, sine = rotary.cos_sin(config, torch.arange(self.max_context))
         self._model.set_rotary(cosine.numpy(), sine.numpy())
         self._model.check()
@@ -123,7 +130,29 @@ class NativeRunner:
         rows = sum(len(part.tokens) - part.logits_from for part in sequences)
         logits = torch.empty(rows, self.vocab_size, dtype=torch.float32)
         self._model.step(sequences, logits.numpy())
+        self._last_steps = sequences
         return logits
+
+    def draft(self, continuations: Sequence[Continuation]) -> list[list[int]]:
+        """See DraftingRunner."""
+        first_rows = accumulate((len(step.tokens) for step in self._last_steps), initial=0)
+        kept = [
+            (one, step, row)
+            for one, step, row in zip(continuations, self._last_steps, first_rows, strict=False)
+            if one.kept
+        ]
+        guesses: list[list[int]] = [[] for _ in kept]
+        logits = np.empty((len(kept), self.vocab_size), np.float32)
+        for depth in range(self.max_draft):
+            parts = [
+                SequenceStep(one.seen(step.tokens, guess, depth), step.start, step.pages, one.kept - 1)
+                for (one, step, _), guess in zip(kept, guesses, strict=True)
+            ]
+            self._model.predict(depth, parts, [row for *_, row in kept], logits)
+            for guess, token in zip(guesses, logits.argmax(axis=-1).tolist(), strict=True):
+                guess.append(token)
+        made = iter(guesses)
+        return [next(made)[: one.wanted] if one.kept else [] for one in continuations]
 
     def set_adapter(self, number: int, adapter: Adapter) -> None:
         """See Runner. New weights of the same ranks are written where the old ones lie."""
@@ -181,6 +210,7 @@ def _check_tensors(checkpoint: Checkpoint) -> None:
 def _native_config(config: ModelConfig, max_context: int, n_pages: int, threads: int) -> Config:
     return Config(
         layers=config.num_hidden_layers,
+        predictions=config.num_nextn_predict_layers,
         vocabulary=config.vocab_size,
         hidden=config.hidden_size,
         heads=config.num_attention_heads,
@@ -230,17 +260,17 @@ def _expert_settings(config: ModelConfig) -> dict[str, int | float]:
 class _Loader:
     """Hands a checkpoint's tensors to the native model, each as stored."""
 
-    def __init__(self, model: NativeModel, checkpoint: Checkpoint) -> None:
-        self.model, self.checkpoint, self.config = model, checkpoint, checkpoint.config
+    def __init__(self, model: NativeModel, checkpoint: Checkpoint, config: ModelConfig) -> None:
+        self.model, self.checkpoint, self.config = model, checkpoint, config
         self.names = frozenset(checkpoint.names())
 
     def load(self) -> None:
-        """All weights of the main model; prediction modules stay in the file."""
+        """All weights, those of prediction modules as further layers."""
         self._matrix(Matrix.EMBEDDING, 0, "model.embed_tokens.weight")
         if not self.config.tie_word_embeddings:
             self._matrix(Matrix.HEAD, 0, "lm_head.weight")
         self._vector(Vector.FINAL_NORM, 0, "model.norm.weight")
-        for layer in range(self.config.num_hidden_layers):
+        for layer in range(self.config.num_cache_layers):
             self._layer(layer, f"model.layers.{layer}.")
 
     def _layer(self, layer: int, prefix: str) -> None:

@@ -46,6 +46,14 @@ class Continuation:
     following: Sequence[int]
     wanted: int
 
+    def seen(self, tokens: Sequence[int], guess: Sequence[int], depth: int) -> list[int]:
+        """What module `depth` sees besides: for each kept row at position i the token at i + depth + 1 (V3, eq. 21).
+
+        `tokens` are the step's own, `guess` what the modules before have guessed to follow.
+        """
+        known = [*tokens[1 : self.kept], *self.following, *guess[len(self.following) - 1 :]]
+        return known[depth : depth + self.kept]
+
 
 class Runner(Protocol):
     """Weights and cache. All calls come from one thread. Sequences with a single token come first in a step."""

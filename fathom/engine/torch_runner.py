@@ -64,7 +64,7 @@ class TorchRunner:
 
     @torch.inference_mode()
     def draft(self, continuations: Sequence[Continuation]) -> list[list[int]]:
-        """See DraftingRunner. Module k sees, for the row at position i, the token at i + k + 1 (V3, equation 21)."""
+        """See DraftingRunner."""
         if self._model is None or self._cache is None or self._last_hidden_ND is None:
             raise RuntimeError("draft() follows a step of a model with prediction modules")
         kept = [(one, step) for one, step in zip(continuations, self._last_steps, strict=True) if one.kept]
@@ -77,8 +77,7 @@ class TorchRunner:
         for depth in range(self.max_draft):
             seen: list[int] = []
             for (one, step), guess in zip(kept, guesses, strict=True):
-                known = [*step.tokens[1 : one.kept], *one.following, *guess[len(one.following) - 1 :]]
-                seen += known[depth : depth + one.kept]
+                seen += one.seen(step.tokens, guess, depth)
             hidden_ND = self._model.predict_further(depth, hidden_ND, self._ids(seen), positions_N, self._cache)
             best = self._model.logits(hidden_ND[last_rows]).argmax(dim=-1).tolist()
             for guess, token in zip(guesses, best, strict=True):

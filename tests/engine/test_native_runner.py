@@ -16,7 +16,7 @@ from fathom.checkpoints.loading import parts_of
 from fathom.engine import Engine
 from fathom.engine.errors import InvalidRequestError
 from fathom.engine.native_runner import NativeRunner
-from fathom.engine.runner import SequenceStep
+from fathom.engine.runner import Continuation, SequenceStep
 from fathom.engine.speculation import StepBudget
 from fathom.kernels.cpu import library
 from fathom.kernels.cpu.build import CompilerError
@@ -312,6 +312,82 @@ def test_speculation_changes_no_token(name, mock, monkeypatch) -> None:
             drafted = engine.stats().load.counts.drafted_tokens
     assert answers["off"] == answers["auto"]
     assert drafted > 100
+
+
+PREDICTING = {
+    "deepseek v3": deepseek("deepseek_v3", q_lora_rank=64, num_nextn_predict_layers=2),
+    "odd sizes": deepseek("deepseek_v3", hidden_size=50, num_nextn_predict_layers=1),
+}
+
+
+def predictions(model: Transformer, ids: list[int]) -> list[torch.Tensor]:
+    """Logits of every module for the rows whose token is known."""
+    rows = len(ids) - len(model.mtp)
+    with torch.inference_mode():
+        hidden = model(torch.tensor(ids[:rows]), torch.arange(rows), NoCache(1, rows))
+        logits = []
+        for depth in range(len(model.mtp)):
+            seen = torch.tensor(ids[depth + 1 : depth + 1 + rows])
+            hidden = model.predict_further(depth, hidden, seen, torch.arange(rows), NoCache(1, rows))
+            logits.append(model.logits(hidden))
+    return logits
+
+
+@pytest.mark.parametrize("name", PREDICTING)
+def test_prediction_modules_see_what_the_model_shows_them(name) -> None:
+    checkpoint = MemoryCheckpoint(PREDICTING[name])
+    model = load_model(checkpoint, dtype=torch.float32)
+    runner = NativeRunner(checkpoint, n_pages=6, threads=2)
+    ids = tokens(120 + runner.max_draft)
+    runner.step([SequenceStep([7], 0, [5], 0), SequenceStep(ids[:120], 0, [3, 1], 119)])
+    for depth, expected in enumerate(predictions(model, ids)):
+        got = np.empty((120, 317), np.float32)
+        part = SequenceStep(ids[depth + 1 : depth + 121], 0, [3, 1], 0)
+        runner._model.predict(depth, [part], [1], got)
+        far = errors(torch.from_numpy(got), expected)
+        assert far.quantile(0.5) < 0.02
+        assert far[:8].quantile(0.5) < 0.005
+
+
+def test_drafts_do_not_depend_on_the_batch_or_on_chunks(mixed_drafting) -> None:
+    """What the modules guess after a prompt cut anywhere, in company, is what they guess after it alone and whole."""
+    runner = mixed_drafting
+    ids = [tokens(length, seed=i) for i, length in enumerate([150, 5, 64])]
+    alone = []
+    for each in ids:
+        runner.step([SequenceStep(each, 0, [17, 18, 19], len(each) - 1)])
+        alone += runner.draft([Continuation(len(each), [9], 2)])
+    assert [len(guess) for guess in alone] == [2, 2, 2]
+    pages = [[0, 1, 2], [3], [4, 5]]
+    runner.step([SequenceStep(ids[0][:100], 0, pages[0], 100), SequenceStep(ids[1], 0, pages[1], 4)])
+    assert runner.draft([Continuation(100, ids[0][100:102], 0), Continuation(5, [9], 2)]) == [[], alone[1]]
+    draft = [*ids[2], 1, 2, 3]  # the last three are rejected
+    runner.step(
+        [
+            SequenceStep(draft, 0, pages[2], 63),
+            SequenceStep([4], 5, pages[1], 0),
+            SequenceStep(ids[0][100:], 100, pages[0], 49),
+        ]
+    )
+    guesses = runner.draft([Continuation(64, [9], 2), Continuation(0, [], 0), Continuation(50, [9], 1)])
+    assert guesses == [alone[2], [], alone[0][:1]]
+
+
+@pytest.fixture(scope="module", params=["Q8_0", "BF16"])
+def mixed_drafting(request):
+    return NativeRunner(MemoryCheckpoint(PREDICTING["deepseek v3"], (request.param,)), n_pages=20, threads=2)
+
+
+def test_predictions_begin_where_the_last_step_ended(mixed_drafting) -> None:
+    runner, logits = mixed_drafting, np.empty((0, 317), np.float32)
+    runner.step([SequenceStep([1, 2], 0, [0], 2)])
+    for depth, first, message in (
+        (0, 1, "rows that the last step"),
+        (0, -1, "rows that the last"),
+        (2, 0, "depth is 2"),
+    ):
+        with pytest.raises(NativeError, match=message):
+            runner._model.predict(depth, [SequenceStep([2, 3], 0, [0], 2)], [first], logits)
 
 
 def adapter_for(checkpoint: MemoryCheckpoint, rank: int, seed: int, targets: tuple[str, ...] = TARGETS) -> Adapter:

@@ -18,7 +18,7 @@ class NativeError(RuntimeError):
 
 
 _INTEGERS = (
-    *("layers", "vocabulary", "hidden", "heads", "kv_heads", "head_size", "feed_forward"),
+    *("layers", "predictions", "vocabulary", "hidden", "heads", "kv_heads", "head_size", "feed_forward"),
     *("max_context", "pages", "threads"),
     *("query_rank", "latent_rank", "nope_size", "rope_size", "value_size"),
     *("experts", "active_experts", "expert_width", "shared_width", "expert_groups", "kept_groups", "group_score"),
@@ -49,7 +49,7 @@ _SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
         (_POINTER, _INT, _INT, _INT, _INT, _LONG, _LONG, _LONG, ctypes.c_float, _POINTER, _LONG, _POINTER, _LONG),
     ),
     "fathom_adapter_drop": (_INT, (_POINTER, _INT)),
-    "fathom_model_step": (_INT, (_POINTER, _LONG, _POINTER, _POINTER, _LONG, _POINTER, _LONG, _POINTER, _LONG)),
+    "fathom_model_step": (_INT, (_POINTER, _INT, _LONG, _POINTER, _POINTER, _LONG, _POINTER, _LONG, _POINTER, _LONG)),
     "fathom_product": (_INT, (_INT, _LONG, _LONG, _POINTER, _LONG, _POINTER, _LONG, _POINTER)),
     "fathom_dequantise": (_INT, (_INT, _LONG, _LONG, _POINTER, _LONG, _POINTER)),
 }

@@ -26,7 +26,7 @@ Floats = npt.NDArray[np.float32]
 Matrix = enum.IntEnum(
     "Matrix",
     "EMBEDDING HEAD QUERY KEY VALUE OUTPUT QUERY_DOWN LATENT KEY_UP VALUE_UP GATE UP DOWN "
-    "ROUTER EXPERT_GATE EXPERT_UP EXPERT_DOWN",
+    "ROUTER EXPERT_GATE EXPERT_UP EXPERT_DOWN MERGE",
     start=0,
 )
 """`MatrixRole` of src/model.h."""
@@ -34,7 +34,7 @@ Matrix = enum.IntEnum(
 Vector = enum.IntEnum(
     "Vector",
     "FINAL_NORM ATTENTION_NORM FEED_FORWARD_NORM QUERY_BIAS KEY_BIAS VALUE_BIAS OUTPUT_BIAS "
-    "QUERY_NORM LATENT_NORM ROUTER_BIAS",
+    "QUERY_NORM LATENT_NORM ROUTER_BIAS EMBEDDING_NORM HIDDEN_NORM HEAD_NORM",
     start=0,
 )
 """`VectorRole` of src/model.h."""
@@ -119,18 +119,26 @@ class NativeModel:
 
     def step(self, parts: Sequence[Part], logits: Floats) -> None:
         """Runs the step; writes logits [rows, vocabulary] of the asked rows, in order. Raises `NativeError`."""
+        self._run(-1, parts, [-1] * len(parts), logits)
+
+    def predict(self, depth: int, parts: Sequence[Part], first_rows: Sequence[int], logits: Floats) -> None:
+        """The same through a prediction module, for parts that begin at `first_rows` of the last step.
+
+        A part's tokens are those that stand depth + 1 after its rows'. Module by module, each after the one before.
+        """
+        self._run(depth, parts, first_rows, logits)
+
+    def _run(self, depth: int, parts: Sequence[Part], first_rows: Sequence[int], logits: Floats) -> None:
         if logits.dtype != np.float32 or not logits.flags.c_contiguous:
             raise NativeError("the logits must be contiguous float32")
         sizes, tokens, pages = array.array("i"), array.array("i"), array.array("i")
-        for part in parts:
+        for part, first_row in zip(parts, first_rows, strict=True):
             adapter = -1 if part.adapter is None else part.adapter
-            sizes.extend((len(part.tokens), part.start, len(part.pages), part.logits_from, adapter))
+            sizes.extend((len(part.tokens), part.start, len(part.pages), part.logits_from, adapter, first_row))
             tokens.extend(part.tokens)
             pages.extend(part.pages)
-        addresses = (sizes.buffer_info()[0], tokens.buffer_info(), pages.buffer_info())
-        self._call(
-            "fathom_model_step", len(parts), addresses[0], *addresses[1], *addresses[2], logits.ctypes.data, len(logits)
-        )
+        arrays = (sizes.buffer_info()[0], *tokens.buffer_info(), *pages.buffer_info(), logits.ctypes.data)
+        self._call("fathom_model_step", depth, len(parts), *arrays, len(logits))
 
     def close(self) -> None:
         """Frees weights and cache; may be called twice."""

@@ -61,6 +61,7 @@ class Fuzzer:
             config.active_experts, config.group_score = self.integer(1, in_kept), self.integer(0, 2)
             config.expert_width, config.shared_width = self.integer(1, 50), self.integer(0, 1) * self.integer(1, 60)
             config.sigmoid, config.renormalise = self.integer(0, 1), self.integer(0, 1)
+        config.predictions = max(0, self.integer(-2, 2))
         return config
 
     def model(self, config: Config) -> NativeModel:
@@ -71,7 +72,11 @@ class Fuzzer:
         keys = c.kv_heads * c.head_size
         self.matrix(model, Matrix.EMBEDDING, 0, c.vocabulary, c.hidden)
         model.set_vector(Vector.FINAL_NORM, 0, self.vector(c.hidden))
-        for layer in range(c.layers):
+        for layer in range(c.layers + c.predictions):
+            if layer >= c.layers:
+                self.matrix(model, Matrix.MERGE, layer, c.hidden, 2 * c.hidden)
+                for vector in (Vector.EMBEDDING_NORM, Vector.HIDDEN_NORM, Vector.HEAD_NORM):
+                    model.set_vector(vector, layer, self.vector(c.hidden))
             self.matrix(model, Matrix.QUERY, layer, query, c.query_rank or c.hidden)
             self.matrix(model, Matrix.OUTPUT, layer, c.hidden, output)
             for vector in (Vector.ATTENTION_NORM, Vector.FEED_FORWARD_NORM, Vector.OUTPUT_BIAS):
@@ -151,6 +156,11 @@ class Fuzzer:
             logits = np.empty((max(0, rows + int(self.random.random() < 0.1)), config.vocabulary), np.float32)
             try:
                 model.step(parts, logits)
+                for depth in range(config.predictions + int(self.random.random() < 0.1)):
+                    first_rows = np.cumsum([0, *(len(part.tokens) for part in parts)])[: len(parts)]
+                    model.predict(
+                        depth, parts, [int(row) + int(self.random.random() < 0.05) for row in first_rows], logits
+                    )
                 taken += 1
             except NativeError:
                 refused += 1

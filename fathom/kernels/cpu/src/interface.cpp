@@ -101,21 +101,23 @@ FATHOM_API int fathom_adapter_drop(void* model, int adapter) {
   return guarded([&] { static_cast<Model*>(model)->drop_adapter(adapter); });
 }
 
-// `sizes` holds five numbers a sequence: tokens, start, pages, logits_from, adapter; `tokens` and `pages` are the sequences' own, joined.
-FATHOM_API int fathom_model_step(void* model, int64_t n, const int32_t* sizes, const int32_t* tokens, int64_t n_tokens,
+// `sizes` holds six numbers a sequence: tokens, start, pages, logits_from, adapter, level_row; `tokens` and `pages` are the
+// sequences' own, joined. `depth` is -1 for a step of the main model, else the number of a prediction module.
+FATHOM_API int fathom_model_step(void* model, int depth, int64_t n, const int32_t* sizes, const int32_t* tokens, int64_t n_tokens,
                                  const int32_t* pages, int64_t n_pages, float* logits, int64_t logits_rows) {
   return guarded([&] {
     require(model && (sizes || n == 0) && (tokens || n_tokens == 0) && (pages || n_pages == 0) && (logits || logits_rows == 0), "null argument");
     require(n >= 0 && n < (1 << 20), "bad number of sequences");
     std::vector<Sequence> sequences;
     int64_t token = 0, page = 0;
-    for (int64_t i = 0; i < n; i++, sizes += 5) {
+    for (int64_t i = 0; i < n; i++, sizes += 6) {
       require(sizes[0] >= 0 && sizes[2] >= 0 && token + sizes[0] <= n_tokens && page + sizes[2] <= n_pages, "the sizes exceed the arrays");
-      sequences.push_back({tokens + token, sizes[0], sizes[1], pages + page, sizes[2], sizes[3], sizes[4], 0, -1});
+      sequences.push_back({tokens + token, sizes[0], sizes[1], pages + page, sizes[2], sizes[3], sizes[4], depth < 0 ? -1 : sizes[5], 0, -1});
       token += sizes[0], page += sizes[2];
     }
     require(token == n_tokens && page == n_pages, "the sizes do not cover the arrays");
-    static_cast<Model*>(model)->step(sequences, logits, logits_rows);
+    if (depth < 0) static_cast<Model*>(model)->step(sequences, logits, logits_rows);
+    else static_cast<Model*>(model)->predict(depth, sequences, logits, logits_rows);
   });
 }
 

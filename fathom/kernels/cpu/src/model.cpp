@@ -35,6 +35,7 @@ Size size_of(const Config& c, MatrixRole role) {
     case MatrixRole::kExpertGate:
     case MatrixRole::kExpertUp: return {c.expert_width, c.hidden, c.experts};
     case MatrixRole::kExpertDown: return {c.hidden, c.expert_width, c.experts};
+    case MatrixRole::kMerge: return {c.hidden, 2 * c.hidden};
     case MatrixRole::kCount: break;
   }
   throw std::invalid_argument("unknown matrix role " + std::to_string(int(role)));
@@ -45,6 +46,9 @@ int size_of(const Config& c, VectorRole role) {
     case VectorRole::kFinalNorm:
     case VectorRole::kAttentionNorm:
     case VectorRole::kFeedForwardNorm:
+    case VectorRole::kEmbeddingNorm:
+    case VectorRole::kHiddenNorm:
+    case VectorRole::kHeadNorm:
     case VectorRole::kOutputBias: return c.hidden;
     case VectorRole::kQueryBias: return c.heads * c.head_size;
     case VectorRole::kKeyBias:
@@ -89,7 +93,7 @@ void check_experts(const Config& c) {
 }
 
 const Config& checked(const Config& c) {
-  within(c.layers, 1, 4096, "layers"), within(c.vocabulary, 1, 1 << 24, "vocabulary"), within(c.hidden, 1, 1 << 20, "hidden size");
+  within(c.layers, 1, 4096, "layers"), within(c.predictions, 0, 64, "prediction modules"), within(c.vocabulary, 1, 1 << 24, "vocabulary"), within(c.hidden, 1, 1 << 20, "hidden size");
   within(c.feed_forward, 1, 1 << 22, "feed-forward width"), within(c.max_context, 1, 1 << 30, "context");
   within(c.pages, 1, 1 << 28, "pages"), within(c.threads, 1, 1024, "threads");
   check_attention(c), check_experts(c);
@@ -123,20 +127,21 @@ Model::Model(const Config& c)
     : config(checked(c)),
       head(cache_shape(c)),
       cached_heads(c.latent() ? 1 : c.kv_heads),
-      page_bytes(head.page_elements() * 2 * cached_heads * c.layers),
-      layers_(size_t(c.layers)),
+      page_bytes(head.page_elements() * 2 * cached_heads * c.all_layers()),
+      layers_(size_t(c.all_layers())),
       cache_(size_t(page_bytes) * size_t(c.pages)),
       pool_(c.threads),
       page_seen_(size_t(c.pages)) {
   for (int i = 0; i < c.threads; i++) {
     threads_.push_back(std::make_unique<ThreadScratch>());
+    threads_.back()->embedded.resize(size_t(round_up(c.hidden, kGroup)));
     threads_.back()->entry.resize(size_t(round_up(head.key_size, kGroup)));
   }
 }
 
 void Model::set_matrix(int layer, MatrixRole role, int part, Type type, int rows, int columns, const uint8_t* stored, int64_t bytes) {
   const bool whole = role == MatrixRole::kEmbedding || role == MatrixRole::kHead;
-  require(whole || (0 <= layer && layer < config.layers), "layer " + std::to_string(layer) + " is out of range");
+  require(whole || (0 <= layer && layer < config.all_layers()), "layer " + std::to_string(layer) + " is out of range");
   Size size = size_of(config, role);
   if (role == MatrixRole::kGate || role == MatrixRole::kUp || role == MatrixRole::kDown) {
     int& width = role == MatrixRole::kDown ? size.columns : size.rows;
@@ -194,7 +199,7 @@ void Model::drop_adapter(int adapter) {
 
 void Model::set_vector(int layer, VectorRole role, int n, const float* values) {
   const bool whole = role == VectorRole::kFinalNorm;
-  require(whole || (0 <= layer && layer < config.layers), "layer " + std::to_string(layer) + " is out of range");
+  require(whole || (0 <= layer && layer < config.all_layers()), "layer " + std::to_string(layer) + " is out of range");
   require(n == size_of(config, role), "a vector of " + std::to_string(n) + " where the configuration says " + std::to_string(size_of(config, role)));
   std::vector<float> padded(size_t(round_up(n, kGroup)));
   std::copy(values, values + n, padded.begin());
@@ -212,7 +217,7 @@ void Model::check_complete() const {
   require(bool(whole_[MatrixRole::kEmbedding]), "the embedding is missing");
   require(!whole_[VectorRole::kFinalNorm].empty(), "the final norm is missing");
   require(!cosine_.empty(), "the rotary table is missing");
-  for (int l = 0; l < config.layers; l++) {
+  for (int l = 0; l < config.all_layers(); l++) {
     const Layer& layer = layers_[size_t(l)];
     auto matrices = [&](std::initializer_list<MatrixRole> roles) {
       for (MatrixRole role : roles)
@@ -222,6 +227,7 @@ void Model::check_complete() const {
       for (VectorRole role : roles) require(!layer[role].empty(), "layer " + std::to_string(l) + " lacks vector " + std::to_string(int(role)));
     };
     vectors({VectorRole::kAttentionNorm, VectorRole::kFeedForwardNorm});
+    if (l >= config.layers) matrices({MatrixRole::kMerge}), vectors({VectorRole::kEmbeddingNorm, VectorRole::kHiddenNorm, VectorRole::kHeadNorm});
     matrices({MatrixRole::kQuery, MatrixRole::kOutput});
     if (config.latent()) matrices({MatrixRole::kLatent, MatrixRole::kKeyUp, MatrixRole::kValueUp}), vectors({VectorRole::kLatentNorm});
     else matrices({MatrixRole::kKey, MatrixRole::kValue});
@@ -261,6 +267,12 @@ void Model::check(const std::vector<Sequence>& sequences, int64_t logits_rows) {
     wanted += s.count - s.logits_from;
   }
   require(wanted == logits_rows, "logits for " + std::to_string(wanted) + " rows are asked for, room is for " + std::to_string(logits_rows));
+}
+
+void Model::check_levels(int depth, const std::vector<Sequence>& sequences) const {
+  within(depth, 0, config.predictions - 1, "the prediction module's depth");
+  for (const Sequence& s : sequences)
+    require(s.level_row >= 0 && int64_t(s.level_row) + s.count <= level_rows_, "a prediction begins with rows that the last step does not have");
 }
 
 }  // namespace fathom

@@ -16,7 +16,7 @@ enum class GroupScore : int32_t { kNone, kMaximum, kTopTwo };  // how groups of 
 
 // Mirrored field by field in library.py.
 struct Config {
-  int32_t layers, vocabulary, hidden, heads, kv_heads, head_size, feed_forward;
+  int32_t layers, predictions, vocabulary, hidden, heads, kv_heads, head_size, feed_forward;
   int32_t max_context, pages, threads;
   // Latent attention (zero without): ranks of the two latents, sizes of a head's parts. query_rank may be zero alone.
   int32_t query_rank, latent_rank, nope_size, rope_size, value_size;
@@ -24,6 +24,7 @@ struct Config {
   int32_t experts, active_experts, expert_width, shared_width, expert_groups, kept_groups, group_score, sigmoid, renormalise;
   float norm_epsilon, latent_norm_epsilon, attention_scale, routed_scale;
 
+  int all_layers() const { return layers + predictions; }  // those of the multi-token prediction modules last
   bool latent() const { return latent_rank > 0; }
   // Width of the rotated part of a head, and of a head's query as projected.
   int rotary_size() const { return latent() ? rope_size : head_size; }
@@ -41,11 +42,13 @@ enum class MatrixRole : int32_t {
   kQueryDown, kLatent, kKeyUp, kValueUp,        // latent attention; of kKeyUp and kValueUp each head is a part
   kGate, kUp, kDown,                            // feed-forward, or the shared experts
   kRouter, kExpertGate, kExpertUp, kExpertDown, // each expert is a part
+  kMerge,                                       // of a prediction module: [embedding ; hidden] to hidden
   kCount
 };
 enum class VectorRole : int32_t {
   kFinalNorm, kAttentionNorm, kFeedForwardNorm, kQueryBias, kKeyBias, kValueBias, kOutputBias,
   kQueryNorm, kLatentNorm, kRouterBias,
+  kEmbeddingNorm, kHiddenNorm, kHeadNorm,       // of a prediction module
   kCount
 };
 
@@ -67,7 +70,8 @@ struct Sequence {
   int count, start;
   const int32_t* pages;
   int page_count, logits_from;
-  int adapter;  // -1: none
+  int adapter;    // -1: none
+  int level_row;  // of a prediction: which row of the step before is its first
   // Set by the step:
   int first_row;
   int64_t partials;  // where its attention partials lie, in floats; -1: merged at once
@@ -78,6 +82,7 @@ inline constexpr int kProducts = 3;  // at most so many products read the same a
 // Memory of a step, kept for the next one. Rows are tokens; [rows][...] each.
 struct Scratch {
   Buffer hidden;      // the residual stream
+  Buffer levels;      // the same at the end, normalised: what prediction modules begin with, and leave
   Buffer projected;   // queries, keys and values, or the two latents, before rotation
   Buffer expanded;    // latent attention: queries out of their latent
   Buffer queries;     // bfloat16, as attention reads them
@@ -96,7 +101,8 @@ struct ThreadScratch {
   OwnActivations few_inner[kProducts];
   AttentionScratch attention;
   Buffer states;
-  std::vector<float> entry;  // one rotated head or cache entry
+  std::vector<float> entry;     // one rotated head or cache entry
+  std::vector<float> embedded;  // one embedding
 };
 
 class Model {
@@ -115,6 +121,8 @@ class Model {
   void check_complete() const;
   // Writes logits[row][vocabulary], rows in the order of the sequences. Throws std::invalid_argument on bad arguments.
   void step(std::vector<Sequence>& sequences, float* logits, int64_t logits_rows);
+  // The same through prediction module `depth`, for rows of the last step; tokens are those that follow them by depth + 1.
+  void predict(int depth, std::vector<Sequence>& sequences, float* logits, int64_t logits_rows);
 
   const Config config;
   const HeadShape head;   // of the cache
@@ -124,6 +132,7 @@ class Model {
  private:
   friend class Step;
   void check(const std::vector<Sequence>& sequences, int64_t logits_rows);
+  void check_levels(int depth, const std::vector<Sequence>& sequences) const;
   uint16_t* page(int32_t number, int layer, int kv_head) const {
     return cache_.as<uint16_t>() + number * (page_bytes / 2) + (int64_t(layer) * cached_heads + kv_head) * head.page_elements();
   }
@@ -141,6 +150,7 @@ class Model {
   Pool pool_;
   std::vector<uint32_t> page_seen_;  // by the step of this number
   uint32_t step_number_ = 0;
+  int level_rows_ = 0;  // of the last step
   Scratch scratch_;
   std::vector<std::unique_ptr<ThreadScratch>> threads_;
 };

@@ -54,7 +54,7 @@ void Step::lay_out_rows() {
     adapters_.insert(adapters_.end(), size_t(s.count), adapter);
     for (int t = 0; t < s.count; t++) {
       if (t >= s.logits_from) wanted_.push_back(rows());
-      rows_.push_back({int(i), s.start + t, s.tokens[t]});
+      rows_.push_back({int(i), s.start + t, s.level_row < 0 ? rows() : s.level_row + t, s.tokens[t]});
     }
   }
   if (!adapted) adapters_.clear();
@@ -62,8 +62,10 @@ void Step::lay_out_rows() {
 
 void Step::reserve() {
   const size_t n = rows_.size(), f = sizeof(float);
-  const int widest = std::max({hidden_columns_, context_columns_, attended_columns_, activated_columns_, projected_columns_});
+  const int merged = c_.predictions ? 2 * hidden_columns_ : 0;
+  const int widest = std::max({hidden_columns_, context_columns_, attended_columns_, activated_columns_, projected_columns_, merged});
   s_.hidden.reserve(n * size_t(hidden_columns_) * f);
+  if (c_.predictions && sequences_.front().level_row < 0) s_.levels.reserve(n * size_t(hidden_columns_) * f);
   s_.projected.reserve(n * size_t(projected_columns_) * f);
   s_.queries.reserve(n * size_t(c_.heads) * size_t(m_.head.key_size) * sizeof(uint16_t));
   s_.context.reserve(n * size_t(context_columns_) * f);
@@ -98,23 +100,58 @@ void Step::reserve() {
 
 void Step::run(int id) {
   embed(id);
-  for (int l = 0; l < c_.layers; l++) {
-    const Layer& layer = m_.layers_[size_t(l)];
-    if (c_.latent()) {
-      project_latents(layer, id);
-      cache_latents(layer, l, id);
-      absorb_queries(layer, id);
-    } else {
-      project(layer, id);
-      rotate_and_cache(layer, l, id);
-    }
-    attend(layer, l, id);
-    if (c_.latent()) expand_values(layer, id);
-    add_output(layer, id);
-    if (layer[MatrixRole::kRouter]) mixture(layer, id);
-    else feed_forward(layer, id);
+  for (int l = 0; l < c_.layers; l++) block(l, id);
+  if (c_.predictions) keep_level(m_.whole_[VectorRole::kFinalNorm], id);
+  if (!wanted_.empty()) write_logits(m_.whole_[VectorRole::kFinalNorm], id);
+}
+
+// Multi-token prediction (V3, section 2.2): the level before, and the token that follows it, through one more block.
+void Step::predict(int depth, int id) {
+  const Layer& layer = m_.layers_[size_t(c_.layers + depth)];
+  merge(layer, id);
+  block(c_.layers + depth, id);
+  keep_level(layer[VectorRole::kHeadNorm], id);
+  if (!wanted_.empty()) write_logits(layer[VectorRole::kHeadNorm], id);
+}
+
+void Step::block(int index, int id) {
+  const Layer& layer = m_.layers_[size_t(index)];
+  if (c_.latent()) {
+    project_latents(layer, id);
+    cache_latents(layer, index, id);
+    absorb_queries(layer, id);
+  } else {
+    project(layer, id);
+    rotate_and_cache(layer, index, id);
   }
-  if (!wanted_.empty()) write_logits(id);
+  attend(layer, index, id);
+  if (c_.latent()) expand_values(layer, id);
+  add_output(layer, id);
+  if (layer[MatrixRole::kRouter]) mixture(layer, id);
+  else feed_forward(layer, id);
+}
+
+// hidden = merge projection of [normalised embedding ; normalised level].
+void Step::merge(const Layer& layer, int id) {
+  const Matrix& w = layer[MatrixRole::kMerge];
+  const int columns = w.groups * kGroup;
+  float* embedded = m_.threads_[size_t(id)]->embedded.data();
+  const Activations& x = prepare(rows(), columns, w.kernel->needs, id, [&](int row, float* to) {
+    m_.whole_[MatrixRole::kEmbedding].row_values(rows_[size_t(row)].token, embedded);
+    rms_norm(embedded, layer[VectorRole::kEmbeddingNorm].data(), hidden_columns_, c_.hidden, c_.norm_epsilon, to);
+    rms_norm(level(row), layer[VectorRole::kHiddenNorm].data(), hidden_columns_, c_.hidden, c_.norm_epsilon, embedded);
+    std::memcpy(to + c_.hidden, embedded, size_t(c_.hidden) * sizeof(float));
+    std::memset(to + 2 * c_.hidden, 0, size_t(columns - 2 * c_.hidden) * sizeof(float));
+    return to;
+  });
+  multiply(w, my_share(w.blocks, id), x, rows(), [&](int row, int block, F32 value) { value.store(hidden(row) + block * kBlockRows); });
+  barrier();
+}
+
+void Step::keep_level(const std::vector<float>& norm, int id) {
+  const Range mine = my_share(rows(), id);
+  for (int row = mine.first; row < mine.last; row++)
+    rms_norm(hidden(row), norm.data(), hidden_columns_, c_.hidden, c_.norm_epsilon, level(row));
 }
 
 void Step::embed(int id) {
@@ -185,11 +222,11 @@ void Step::add_down(const Layer& layer, Range blocks, int id) {
   multiply(down, blocks, x, rows(), add, additions(layer, MatrixRole::kDown, 0, id));
 }
 
-void Step::write_logits(int id) {
+void Step::write_logits(const std::vector<float>& norm, int id) {
   const Matrix& w = m_.output_head();
   const int count = int(wanted_.size());
   const Activations& x = prepare(count, hidden_columns_, w.kernel->needs, id, [&](int i, float* to) {
-    rms_norm(hidden(wanted_[size_t(i)]), m_.whole_[VectorRole::kFinalNorm].data(), hidden_columns_, c_.hidden, c_.norm_epsilon, to);
+    rms_norm(hidden(wanted_[size_t(i)]), norm.data(), hidden_columns_, c_.hidden, c_.norm_epsilon, to);
     return to;
   });
   const int blocks = round_up(c_.vocabulary, kBlockRows) / kBlockRows;
@@ -205,7 +242,16 @@ void Model::step(std::vector<Sequence>& sequences, float* logits, int64_t logits
   if (sequences.empty()) return;
   check(sequences, logits_rows);
   Step step(*this, sequences, logits);
+  level_rows_ = step.rows();
   pool_.run([&](int id) { step.run(id); });
+}
+
+void Model::predict(int depth, std::vector<Sequence>& sequences, float* logits, int64_t logits_rows) {
+  if (sequences.empty()) return;
+  check(sequences, logits_rows);
+  check_levels(depth, sequences);
+  Step step(*this, sequences, logits);
+  pool_.run([&](int id) { step.predict(depth, id); });
 }
 
 }  // namespace fathom

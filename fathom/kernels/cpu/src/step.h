@@ -26,10 +26,13 @@ class Step {
  public:
   Step(Model& model, std::vector<Sequence>& sequences, float* logits);
   void run(int id);
+  void predict(int depth, int id);
+  int rows() const { return int(rows_.size()); }
 
  private:
   struct Row {
     int sequence, position;
+    int level;  // which row of the last step it belongs to
     int32_t token;
   };
   // Queries of some tokens of a sequence and some heads that share a key/value head, over some pages.
@@ -46,7 +49,10 @@ class Step {
   void reserve();
 
   void embed(int id);
-  void write_logits(int id);
+  void block(int index, int id);
+  void write_logits(const std::vector<float>& norm, int id);
+  void merge(const Layer& layer, int id);
+  void keep_level(const std::vector<float>& norm, int id);
   void feed_forward(const Layer& layer, int id);
   void gate_and_up(const Matrix& gate, const Matrix& up, int part, Range blocks, const Activations& x, Range rows, Buffer& out, int width,
                    const Additions& gate_more = {}, const Additions& up_more = {});
@@ -75,7 +81,6 @@ class Step {
     if (rows() <= kFewRows) prefetch_start(w, my_share(w.blocks, id));
     barrier();
   }
-  int rows() const { return int(rows_.size()); }
   Range my_share(int64_t n, int id) const { return share(n, id, m_.pool_.active()); }
   static int used_pages(const Sequence& s) { return (s.start + s.count - 1) / kPageTokens + 1; }
   const float* cosine(int position) const { return m_.cosine_.data() + int64_t(position) * (c_.rotary_size() / 2); }
@@ -89,6 +94,7 @@ class Step {
   }
 
   float* hidden(int row) { return s_.hidden.as<float>() + int64_t(row) * hidden_columns_; }
+  float* level(int row) { return s_.levels.as<float>() + int64_t(rows_[size_t(row)].level) * hidden_columns_; }
   float* projected(int row) { return s_.projected.as<float>() + int64_t(row) * projected_columns_; }
   uint16_t* query(int row, int head) { return s_.queries.as<uint16_t>() + (int64_t(row) * c_.heads + head) * m_.head.key_size; }
   float* context(int row) { return s_.context.as<float>() + int64_t(row) * context_columns_; }
