@@ -21,7 +21,7 @@ DESCRIPTION = (
     "Serve the API and the chat page. It listens at once and loads the model meanwhile; /health says how far it is."
 )
 EXAMPLE = "fathom serve --port 8000"
-_SERVER_FLAGS = ("host", "port", "api_key", "allowed_hosts", "origins", "drain_seconds")
+_SERVER_FLAGS = ("host", "port", "api_key", "allowed_hosts", "origins", "strict", "drain_seconds")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,6 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--allow-origin", dest="origins", action="append", metavar="ORIGIN", help="a web origin that may call"
     )
     parser.add_argument("--allow-public", action="store_true", help="listen beyond the loopback without a key")
+    parser.add_argument(
+        "--strict", metavar="VERSION", help="refuse what this version of DeepSeek's API refused, such as deepseek-v3.2"
+    )
     parser.add_argument("--drain-seconds", type=float, metavar="S", help="time for running answers after SIGTERM")
     parser.add_argument("--quiet", action="store_true", help="do not log requests")
     parser.set_defaults(api_key=None)
@@ -79,6 +82,12 @@ def server_config(settings: Settings, *, allow_public: bool) -> "ServerConfig":
     """The server's part of the settings. Raises CommandError for an open door."""
     from fathom.server.config import ServerConfig
 
+    strict = settings["strict"]
+    if strict is not None:
+        from fathom.server.deepseek.rules import RULES
+
+        if strict not in RULES:
+            raise CommandError(f"--strict knows no {strict!r}; it knows {', '.join(RULES)}", code=2)
     config = ServerConfig(
         host=settings["host"],
         port=settings["port"],
@@ -86,6 +95,7 @@ def server_config(settings: Settings, *, allow_public: bool) -> "ServerConfig":
         allowed_hosts=frozenset(name.lower() for name in settings["allowed_hosts"]),
         allowed_origins=tuple(settings["origins"]),
         drain_seconds=settings["drain_seconds"],
+        strict=strict,
         public_paths=frozenset({"/health", "/", "/static/*", "/favicon.ico"}),
     )
     if not config.on_loopback and config.api_key is None and not allow_public and not _has_keys():

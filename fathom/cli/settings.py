@@ -37,6 +37,7 @@ SETTINGS = (
     Setting("allowed_hosts", "FATHOM_ALLOWED_HOSTS", [], "more host names to answer to on the loopback", _names),
     Setting("origins", "FATHOM_ORIGINS", [], "web origins whose pages may call the API", _names),
     Setting("price_plan", "FATHOM_PRICE_PLAN", "deepseek-v4-flash", "the prices that the ledger counts with"),
+    Setting("strict", "FATHOM_STRICT", None, "the version of DeepSeek's API whose refusals are enforced"),
     Setting("drain_seconds", "FATHOM_DRAIN_SECONDS", 30.0, "time for running answers after SIGTERM", float),
     Setting("searxng_url", "FATHOM_SEARXNG_URL", None, "an instance of SearXNG that allows format=json"),
     Setting("brave_key", "FATHOM_BRAVE_KEY", None, "a key of Brave's search API", secret=True),

@@ -6,6 +6,7 @@ from fathom.engine.engine import Engine as Engine
 from fathom.engine.engine import Ticket as Ticket
 from fathom.engine.request import EngineEvent as EngineEvent
 from fathom.engine.request import Finished as Finished
+from fathom.engine.request import PromptLogprobs as PromptLogprobs
 from fathom.engine.request import Request as Request
 from fathom.engine.request import Timings as Timings
 from fathom.engine.request import TokenLogprobs as TokenLogprobs

@@ -7,8 +7,20 @@ from collections.abc import Sequence
 
 from fathom.engine.adapters import AdapterVersion
 from fathom.engine.constraint import ConstraintState
+from fathom.engine.loops import EVERY, repeats
 from fathom.engine.output import Output
-from fathom.engine.request import EngineEvent, Finished, FinishReason, OnEvent, Request, Timings, Usage
+from fathom.engine.prompt_logprobs import PromptScores
+from fathom.engine.request import (
+    EngineEvent,
+    Finished,
+    FinishReason,
+    OnEvent,
+    PromptLogprobs,
+    Request,
+    Timings,
+    TokenLogprobs,
+    Usage,
+)
 from fathom.engine.sampler import SamplingState, TokenChoice
 from fathom.engine.scheduler import ScheduledSequence
 from fathom.engine.speculation import Drafting
@@ -47,6 +59,8 @@ class ActiveRequest:
         self.speculates = constraint is None  # whether its tokens may be guessed ahead: a form is followed step by step
         self.drafting: Drafting | None = None  # made when that begins
         self.adapter: AdapterVersion | None = None  # set when it is accepted
+        asked = request.params.prompt_logprobs
+        self.prompt_scores = None if asked is None else PromptScores(request.prompt.ids, asked)
         self.cancelled = False  # asked for, by any thread
         self.over = False
         self._output = Output(parser, request.params.stop, self._send)
@@ -64,6 +78,13 @@ class ActiveRequest:
         """Note that its first step begins."""
         if self._started is None:
             self._started = time.monotonic()
+
+    def finish_prompt(self) -> None:
+        """Send what was asked for about the prompt, once it has been read."""
+        if self.prompt_scores is not None:
+            scored, self.prompt_scores = self.prompt_scores.choices, None
+            entries = (TokenLogprobs(one.token, one.logprob or 0.0, one.alternatives, thought=False) for one in scored)
+            self._send(PromptLogprobs(tuple(entries)))
 
     @property
     def forced(self) -> Sequence[int]:
@@ -93,7 +114,7 @@ class ActiveRequest:
         if self.tokens_left(sequence) <= 0:
             return "stop" if self._output.finish() else "length"
         if self._output.thought_tokens > thought_tokens:
-            self._bound_thought()
+            self._bound_thought(sequence.tokens)
         return None
 
     def end(
@@ -110,9 +131,12 @@ class ActiveRequest:
         self._send(finished)
         return finished
 
-    def _bound_thought(self) -> None:
-        bound = self.request.max_thought_tokens
-        if bound is not None and self._output.thought_tokens == bound:
+    def _bound_thought(self, tokens: Sequence[int]) -> None:
+        """End a thought that is too long, or that goes round in circles, so that an answer follows."""
+        bound, thought = self.request.max_thought_tokens, self._output.thought_tokens
+        if bound is None or self._forced:
+            return
+        if thought >= bound or (thought % EVERY == 0 and repeats(tokens[-thought:])):
             self._forced.extend(self._end_of_thought)
 
     def _send(self, event: EngineEvent) -> None:

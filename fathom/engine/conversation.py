@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fathom.engine.errors import InvalidRequestError, RequestFailedError
-from fathom.engine.request import EngineEvent, Finished, TokenLogprobs
+from fathom.engine.request import EngineEvent, Finished, PromptLogprobs, TokenLogprobs
 from fathom.text import Answer, Message, Thought, ToolCall, ToolCallArguments, ToolCallStart
 
 Messages = str | Sequence[Message | Mapping[str, Any]]
@@ -20,6 +20,7 @@ class Completion:
     tool_calls: tuple[ToolCall, ...]
     logprobs: tuple[TokenLogprobs, ...]
     finished: Finished
+    prompt_logprobs: tuple[TokenLogprobs, ...] = ()
 
     @property
     def tokens(self) -> tuple[int, ...]:
@@ -43,6 +44,7 @@ def collect(events: Iterable[EngineEvent]) -> Completion:
     thought: list[str] = []
     calls: dict[int, tuple[str, str, list[str]]] = {}
     logprobs: list[TokenLogprobs] = []
+    prompt_logprobs: tuple[TokenLogprobs, ...] = ()
     for event in events:
         match event:
             case Answer(piece):
@@ -55,9 +57,11 @@ def collect(events: Iterable[EngineEvent]) -> Completion:
                 calls[index][2].append(piece)
             case TokenLogprobs():
                 logprobs.append(event)
+            case PromptLogprobs(tokens):
+                prompt_logprobs = tokens
             case Finished(reason="error", error=error):
                 raise RequestFailedError(f"the engine failed on this request: {error}; its log has the traceback")
             case Finished():
                 tool_calls = tuple(ToolCall(call_id, name, "".join(parts)) for call_id, name, parts in calls.values())
-                return Completion("".join(text), "".join(thought), tool_calls, tuple(logprobs), event)
+                return Completion("".join(text), "".join(thought), tool_calls, tuple(logprobs), event, prompt_logprobs)
     raise AssertionError("a request's events ended without Finished")

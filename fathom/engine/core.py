@@ -6,7 +6,7 @@ One lock guards the scheduler and the totals; it is never held while the runner 
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -18,6 +18,7 @@ from fathom.engine.active import ActiveRequest
 from fathom.engine.adapters import AdapterTable
 from fathom.engine.errors import EngineClosedError, EngineError, QueueFull
 from fathom.engine.pages import PagePool
+from fathom.engine.prompt_logprobs import PromptScores
 from fathom.engine.request import FinishReason
 from fathom.engine.runner import Runner, SequenceStep
 from fathom.engine.sampler import TokenChoice, sample
@@ -84,6 +85,7 @@ class EngineCore:
                 active.adapter = self._adapters.use(active.request.adapter)
                 salt = active.adapter.salted(salt)
             sequence = self._scheduler.add(active, ids, salt=salt)
+            sequence.reuses = active.prompt_scores is None
             self._counts.requests += 1
             self._wake.notify()
         return sequence
@@ -228,18 +230,28 @@ class EngineCore:
         """Run the model and choose tokens for each sequence whose last token ran."""
         steps: list[SequenceStep] = []
         sampling: list[tuple[ActiveSequence, Sequence[int]]] = []
+        scoring: list[tuple[int, PromptScores]] = []
         for sequence, count in plan.work:
             sequence.owner.start()
             last, draft = count == sequence.remaining, plan.draft_of(sequence)
             tokens = [*sequence.tokens[sequence.computed : sequence.computed + count], *draft]
             adapter = sequence.owner.adapter.number if sequence.owner.adapter else None
-            steps.append(SequenceStep(tokens, sequence.computed, sequence.table.pages, count - last, adapter))
+            scores = sequence.owner.prompt_scores
+            scored = scores.rows(sequence.computed, count) if scores is not None else 0
+            logits_from = 0 if scored else count - last
+            steps.append(SequenceStep(tokens, sequence.computed, sequence.table.pages, logits_from, adapter))
+            if scores is not None:
+                scoring.append((len(steps) - 1, scores))
             if last:
                 sampling.append((sequence, draft))
         began = time.perf_counter()
         logits_BV = self._runner.step(steps)
         rows = sum(len(step.tokens) for step in steps)
         self._count_step(rows, time.perf_counter() - began)
+        if scoring:
+            logits_BV = _without_scored(logits_BV, steps, dict(scoring))
+        for sequence, _ in sampling:
+            sequence.owner.finish_prompt()
         states = [state for sequence, draft in sampling for state in sequence.owner.sampling.along(draft)]
         _check_rows(logits_BV, len(states))
         choices = iter(sample(logits_BV, states) if states else [])
@@ -316,6 +328,21 @@ class EngineCore:
 def _check_rows(logits_BV: Tensor, rows: int) -> None:
     if len(logits_BV) != rows:
         raise EngineError(f"the runner returned {len(logits_BV)} rows of logits for {rows} that were asked for")
+
+
+def _without_scored(logits_BV: Tensor, steps: Sequence[SequenceStep], scoring: Mapping[int, PromptScores]) -> Tensor:
+    """Hand the rows behind a prompt's tokens to those who asked for them; the rest, from which tokens are chosen."""
+    kept: list[Tensor] = []
+    at = 0
+    for index, step in enumerate(steps):
+        rows_TV = logits_BV[at : at + len(step.tokens) - step.logits_from]
+        at += len(rows_TV)
+        scored = 0
+        if (scores := scoring.get(index)) is not None:
+            scored = scores.rows(step.start, len(step.tokens))
+            scores.observe(step.start, rows_TV[:scored])
+        kept.append(rows_TV[scored:])
+    return torch.cat(kept)
 
 
 def _run_task(task: Callable[[], None], done: "Future[None]") -> None:

@@ -275,10 +275,11 @@ class Engine:
         bound = request.max_thought_tokens
         if bound is None:
             return ()
-        end = self.tokenizer.id_of(END_OF_THOUGHT)
-        if bound < 1 or request.plain or end is None:
+        if bound < 1 or request.plain or not self.template.thinks:
             raise InvalidRequestError("max_thought_tokens needs a model that thinks, a conversation, and at least 1")
-        return [end, *self.tokenizer.encode("\n\n")]
+        end = self.tokenizer.id_of(END_OF_THOUGHT)
+        ends = self.tokenizer.encode(END_OF_THOUGHT) if end is None else [end]
+        return [*ends, *self.tokenizer.encode("\n\n")]
 
 
 def _drain(mailbox: Mailbox, ticket: Ticket) -> Iterator[EngineEvent]:

@@ -51,6 +51,13 @@ class TokenLogprobs:
 
 
 @dataclass(frozen=True, slots=True)
+class PromptLogprobs:
+    """Log probabilities of the prompt's tokens from the second on, in order; comes before everything else."""
+
+    tokens: tuple[TokenLogprobs, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Usage:
     """Tokens of one request. `cached_tokens` is the part of the prompt found in the prefix cache (multiples of 64).
 
@@ -105,5 +112,5 @@ class Finished:
     error: str | None = None
 
 
-EngineEvent = Event | TokenLogprobs | Finished
+EngineEvent = Event | TokenLogprobs | PromptLogprobs | Finished
 OnEvent = Callable[[EngineEvent], None]

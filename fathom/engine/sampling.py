@@ -32,6 +32,8 @@ class SamplingParams:
         stop: strings that end the answer when they appear in its text; they are never shown.
         logprobs: None: no log probabilities; 0 to 20: that of each chosen token and of so many alternatives,
             in the model's own distribution (before bias, penalties and temperature), as OpenAI's and DeepSeek's APIs.
+        prompt_logprobs: the same for the prompt's own tokens, as one event before the answer; the prompt is then read
+            anew, whatever of it is cached.
         ignore_eos: go on after the end-of-sequence token, until max_tokens (for measurements).
 
     """
@@ -48,6 +50,7 @@ class SamplingParams:
     seed: int | None = None
     stop: tuple[str, ...] = ()
     logprobs: int | None = None
+    prompt_logprobs: int | None = None
     ignore_eos: bool = False
 
     def __post_init__(self) -> None:
@@ -62,8 +65,10 @@ class SamplingParams:
             raise InvalidRequestError(f"repetition_penalty is {self.repetition_penalty}; it must be above 0 (1: none)")
         if self.top_k < 0:
             raise InvalidRequestError(f"top_k is {self.top_k}; it must be 0 (keep all) or more")
-        if self.logprobs is not None and not 0 <= self.logprobs <= MAX_TOP_LOGPROBS:
-            raise InvalidRequestError(f"logprobs is {self.logprobs}; it must be None or 0 to {MAX_TOP_LOGPROBS}")
+        for name in ("logprobs", "prompt_logprobs"):
+            count = getattr(self, name)
+            if count is not None and not 0 <= count <= MAX_TOP_LOGPROBS:
+                raise InvalidRequestError(f"{name} is {count}; it must be None or 0 to {MAX_TOP_LOGPROBS}")
         for token, bias in self.logit_bias.items():
             _within(f"logit_bias of token {token}", bias, -100.0, 100.0)
         if not isinstance(self.stop, tuple) or len(self.stop) > MAX_STOP_STRINGS or not all(self.stop):

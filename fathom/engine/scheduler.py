@@ -32,6 +32,7 @@ class ScheduledSequence(Generic[OwnerT]):
         computed: tokens whose entries are in the cache; the rest is to be run. Always below len(tokens) between steps.
         cached_tokens: prompt tokens found in the prefix cache when first admitted; None before.
         preemptions: how often its pages were taken away.
+        reuses: whether what is cached of it need not be computed again.
 
     """
 
@@ -43,6 +44,7 @@ class ScheduledSequence(Generic[OwnerT]):
     computed: int = 0
     cached_tokens: int | None = None
     preemptions: int = 0
+    reuses: bool = True
 
     @property
     def remaining(self) -> int:
@@ -193,7 +195,7 @@ class Scheduler(Generic[OwnerT]):
         if not self.waiting or len(self.running) >= self.max_running:
             return None
         sequence = self.waiting[0]
-        sequence.computed = sequence.table.reuse(sequence.tokens)
+        sequence.computed = sequence.table.reuse(sequence.tokens) if sequence.reuses else 0
         if self.running and sequence.table.missing(len(sequence.tokens)) + self._promised() > self.pool.available:
             sequence.table.release()
             sequence.computed = 0

@@ -23,6 +23,7 @@ class ServerConfig:
     send_seconds: float = 60.0  # a reader that takes nothing for so long is cut
     keep_alive_seconds: float = 10.0  # between signs of life before the first token
     loading_seconds: float = 20.0  # a request waits so long for the model before it is told to come again
+    strict: str | None = None  # the version of DeepSeek's API whose refusals are enforced (server/deepseek/rules.py)
     drain_seconds: float = 30.0  # running answers may take so long after SIGTERM
 
     @property

@@ -36,8 +36,11 @@ class Generation:
         model: str,
         *,
         meter: "Meter | None" = None,
+        prompts: int = 1,
     ) -> None:
         """Queue every choice or none. `model` is the name the client used; `meter` the call's, where one runs already.
+
+        `prompts`: how many different prompts the requests have, each with the same number of choices.
 
         Raises ApiError when the engine refuses a choice, or the caller's key has reached a limit.
         """
@@ -49,7 +52,7 @@ class Generation:
         self._started = False
         self._meter = meter
         if meter is None and service.accounts is not None:
-            self._meter = service.accounts.open_meter(model, len(requests))
+            self._meter = service.accounts.open_meter(model, len(requests), prompts)
         try:
             for choice, request in enumerate(requests):
                 self._tickets.append(engine.submit(request, self._receiver(choice)))

@@ -22,6 +22,7 @@ ALIASES = {
 # Most tokens to generate when a request does not say (V3.1's documented defaults for chat and reasoner).
 DEFAULT_MAX_TOKENS = 4096
 DEFAULT_MAX_TOKENS_THINKING = 32768
+ANSWER_TOKENS = 4096  # kept for the answer when a thought is long, but at most a quarter of what was asked for
 
 
 def mode_of(name: str, served: str) -> Mode:

@@ -48,8 +48,11 @@ class Accounts:
         """Whether keys are in use."""
         return keys.any_made(self._database)
 
-    def open_meter(self, model: str, choices: int) -> "Meter":
-        """The meter of a call by the present caller. Raises ApiError 429 or 402 where its key's limits are reached."""
+    def open_meter(self, model: str, choices: int, prompts: int = 1) -> "Meter":
+        """The meter of a call by the present caller: so many choices, as many for each of its prompts.
+
+        Raises ApiError 429 or 402 where its key's limits are reached.
+        """
         caller = CALLER.get()
         if caller is not None:
             _check_spent(caller)
@@ -61,7 +64,7 @@ class Accounts:
                     429, f"Rate Limit Reached: the key {name!r} has {most} calls under way already", retry_after=1
                 )
             self._running[name] += 1
-        return Meter(self, name, model, choices)
+        return Meter(self, name, model, choices, choices // prompts)
 
     def leave(self, name: str) -> None:
         """A call of this key has ended."""
@@ -96,7 +99,8 @@ class Meter:
     `finish` may come from the engine's thread, also after the client and its request have gone.
     """
 
-    def __init__(self, accounts: Accounts, key: str, model: str, choices: int) -> None:
+    def __init__(self, accounts: Accounts, key: str, model: str, choices: int, choices_each: int) -> None:
+        self._choices_each = choices_each
         self._accounts, self._key, self._model = accounts, key, model
         self._expected = choices
         self._finished: list[Finished] = []
@@ -136,8 +140,12 @@ class Meter:
     def _call(self) -> Call:
         # What left the queue without a step cost nothing. A prompt counts once, however many choices were asked for.
         usages = [finished.usage for finished in self._finished if finished.timings.queue_seconds is not None]
-        hit = max((usage.cached_tokens for usage in usages), default=0)
-        miss = max((usage.prompt_tokens for usage in usages), default=0) - hit
+        if len(usages) <= self._choices_each:
+            hit = max((usage.cached_tokens for usage in usages), default=0)
+            miss = max((usage.prompt_tokens for usage in usages), default=0) - hit
+        else:
+            hit = sum(usage.cached_tokens for usage in usages) // self._choices_each
+            miss = sum(usage.prompt_tokens for usage in usages) // self._choices_each - hit
         output = sum(usage.completion_tokens for usage in usages)
         plan = self._accounts.ledger.plan
         return Call(

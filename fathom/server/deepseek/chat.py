@@ -14,6 +14,7 @@ from fathom.search.restriction import Restriction
 from fathom.search.searching import DEFAULT_SOURCES
 from fathom.server.answers import respond
 from fathom.server.config import ServerConfig
+from fathom.server.deepseek import rules
 from fathom.server.deepseek.accounts import fingerprint
 from fathom.server.deepseek.answers import choices, includes_usage, sampling_params
 from fathom.server.deepseek.chunks import ChatChunks
@@ -30,15 +31,16 @@ from fathom.server.deepseek.fields import (
 from fathom.server.errors import bad_request
 from fathom.server.forms import ANY_OBJECT, Form
 from fathom.server.generation import Generation
-from fathom.server.models import DEFAULT_MAX_TOKENS, DEFAULT_MAX_TOKENS_THINKING, mode_of
+from fathom.server.models import ANSWER_TOKENS, DEFAULT_MAX_TOKENS, DEFAULT_MAX_TOKENS_THINKING, mode_of
 from fathom.server.searched import SearchedGeneration, finder
 from fathom.server.service import Service
-from fathom.text import Message, TextError, Tool, ToolCall
+from fathom.text import Channel, Message, TextError, Tool, ToolCall
 
 
 async def answer_chat(engine: Engine, service: Service, config: ServerConfig, fields: ChatFields) -> Response:
     """The response to a chat request; every refusal is an ApiError raised before the first header."""
     thinking, warnings = thinking_of(fields, engine)
+    rules.check(config.strict, fields, thinking)
     request = await asyncio.to_thread(engine_request, fields, engine, thinking)
     n = fields.n or 1
     generation: Generation | SearchedGeneration
@@ -86,7 +88,17 @@ def engine_request(fields: ChatFields, engine: Engine, thinking: bool) -> Reques
     except TextError as error:
         raise bad_request(str(error), "messages") from error
     params = chat_params(fields, engine.defaults, thinking)
-    return Request(prompt, params, salt=fields.user_id, constraint=form.constraint(engine))
+    budget = thought_budget(params, prompt.channel, engine)
+    constraint = form.constraint(engine)
+    return Request(prompt, params, salt=fields.user_id, max_thought_tokens=budget, constraint=constraint)
+
+
+def thought_budget(params: SamplingParams, channel: Channel, engine: Engine) -> int | None:
+    """How long a thought may be so that an answer still fits; it also ends where it goes round in circles."""
+    if channel == "answer" or not engine.template.thinks or params.max_tokens is None:
+        return None
+    most = min(params.max_tokens, engine.max_tokens)
+    return max(1, most - min(most // 4, ANSWER_TOKENS))
 
 
 def _searched(

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fathom.engine.request import Finished, TokenLogprobs, Usage
+from fathom.engine.request import Finished, PromptLogprobs, TokenLogprobs, Usage
 from fathom.search.engines import Source
 from fathom.search.searching import Step
 from fathom.server.deepseek.accounts import FINISH_REASONS, TokenBytes, logprob_json, usage_json
@@ -58,6 +58,8 @@ class ChatChunks:
             channel = "reasoning_content" if event.thought else "content"
             entry = logprob_json(event, self._token_bytes)
             self._choices[choice].logprobs.setdefault(channel, []).append(entry)
+            return []
+        if isinstance(event, PromptLogprobs):  # only asked for by plain completions
             return []
         delta = _delta(event)
         if delta is None:

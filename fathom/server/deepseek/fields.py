@@ -5,7 +5,7 @@ clients send are taken too. A field is obeyed, refused with a message that says 
 `HARMLESS`, which cannot change an answer) accepted without effect. There is no fourth way.
 """
 
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
@@ -244,14 +244,38 @@ class ChatFields(GenerationFields):
         return self
 
 
-class CompletionFields(GenerationFields):
-    """POST /completions: raw text or token ids; `suffix` asks to fill the middle."""
+TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+MAX_PROMPTS = 64
 
-    prompt: str | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+
+class CompletionFields(GenerationFields):
+    """POST /completions: raw text or token ids, one or several; `suffix` asks to fill the middle."""
+
+    prompt: (
+        str
+        | TokenIds
+        | Annotated[list[str], Field(min_length=1, max_length=MAX_PROMPTS)]
+        | Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_PROMPTS)]
+    )
+    max_tokens: Annotated[int, Field(ge=0, le=MAX_TOKENS)] | None = None
     suffix: str | None = None
     echo: bool = False
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     best_of: Literal[1] | None = None
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "CompletionFields":
+        if self.max_tokens == 0 and not self.echo:
+            raise ValueError("max_tokens of 0 asks for nothing, unless echo is set")
+        if self.echo and self.suffix is not None:
+            raise ValueError("echo repeats a prompt that is continued: leave it out where suffix is given")
+        return self
+
+    @property
+    def prompts(self) -> list[str | list[int]]:
+        """Each prompt, whichever form was used."""
+        several = isinstance(self.prompt, list) and not isinstance(self.prompt[0], int)
+        return cast("list[str | list[int]]", self.prompt if several else [self.prompt])
 
 
 Fields = TypeVar("Fields", bound=Strict)
