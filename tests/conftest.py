@@ -28,7 +28,8 @@ def fathom_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Every test keeps what it stores in a folder of its own."""
     home = tmp_path / "fathom-home"
     monkeypatch.setenv("FATHOM_HOME", str(home))
-    for name in ("FATHOM_MODEL", "FATHOM_HOST", "FATHOM_PORT", "FATHOM_API_KEY", *SEARCH_SETTINGS):
+    others = ("FATHOM_MODEL", "FATHOM_HOST", "FATHOM_PORT", "FATHOM_API_KEY", "FATHOM_DATABASE_URL")
+    for name in (*others, *SEARCH_SETTINGS):
         monkeypatch.delenv(name, raising=False)
     return home
 

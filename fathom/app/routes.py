@@ -98,11 +98,15 @@ def matches(if_none_match: str, etag: str) -> bool:
 
 
 def mount(app: FastAPI) -> None:
-    """Add `GET /` and `GET /static/...` to `app`, outside its API schema."""
+    """Add `GET /`, the same page for shared chats, and `GET /static/...` to `app`, outside its API schema."""
     assets = {path.relative_to(STATIC).as_posix(): Asset.read(path) for path in STATIC.rglob("*") if path.is_file()}
 
     @app.get("/", include_in_schema=False)
     async def page(request: Request) -> Response:
+        return assets["index.html"].response(request)
+
+    @app.get("/share/{token}", include_in_schema=False)
+    async def shared(request: Request, token: str) -> Response:  # noqa: ARG001 - the page reads it from its address
         return assets["index.html"].response(request)
 
     @app.get("/static/{name:path}", include_in_schema=False)

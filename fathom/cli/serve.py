@@ -60,6 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
             f"Cannot listen on {config.host}:{config.port}: {error.strerror}. Is a server running there already? "
             "Stop it, or take another port with --port"
         ) from error
+    from fathom.app.api import mount_api
     from fathom.app.routes import mount
     from fathom.server.accounts.accounts import Accounts
     from fathom.server.accounts.database import accounts_file
@@ -69,6 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
     service = Service(lambda progress: _load(settings, progress), settings["model"], accounts, search_service(settings))
     app = create_app(service, config)
     mount(app)
+    mount_api(app)
     _announce(config, listener.getsockname()[1], settings, has_keys=accounts.need_key())
     serve(app, service, config, listener)
     note("stopped")
@@ -80,6 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def server_config(settings: Settings, *, allow_public: bool) -> "ServerConfig":
     """The server's part of the settings. Raises CommandError for an open door."""
+    from fathom.app.api import OWN_LOGIN_PATHS, UPLOAD_PATHS
     from fathom.server.config import ServerConfig
 
     strict = settings["strict"]
@@ -96,7 +99,9 @@ def server_config(settings: Settings, *, allow_public: bool) -> "ServerConfig":
         allowed_origins=tuple(settings["origins"]),
         drain_seconds=settings["drain_seconds"],
         strict=strict,
-        public_paths=frozenset({"/health", "/", "/static/*", "/favicon.ico"}),
+        public_paths=frozenset({"/health", "/", "/static/*", "/share/*", "/favicon.ico"}),
+        own_login_paths=OWN_LOGIN_PATHS,
+        upload_paths=UPLOAD_PATHS,
     )
     if not config.on_loopback and config.api_key is None and not allow_public and not _has_keys():
         raise CommandError(

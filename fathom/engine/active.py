@@ -37,7 +37,7 @@ class ActiveRequest:
         parser: turns its tokens into events.
         max_new_tokens: tokens it may generate at most, the context's end included.
         stop_ids: tokens that end it.
-        end_of_thought: tokens that are forced when the thought's budget is used up.
+        end_of_thought: tokens that are forced when the thought's budget is used up, or the answer is wanted now.
         on_event: receives its events. If it raises, the request is cancelled.
         constraint: how far the answer is through the form that it must have.
 
@@ -62,6 +62,7 @@ class ActiveRequest:
         asked = request.params.prompt_logprobs
         self.prompt_scores = None if asked is None else PromptScores(request.prompt.ids, asked)
         self.cancelled = False  # asked for, by any thread
+        self.end_thought = False  # asked for, by any thread
         self.over = False
         self._output = Output(parser, request.params.stop, self._send)
         self._max_new_tokens = max_new_tokens
@@ -132,11 +133,13 @@ class ActiveRequest:
         return finished
 
     def _bound_thought(self, tokens: Sequence[int]) -> None:
-        """End a thought that is too long, or that goes round in circles, so that an answer follows."""
+        """End a thought that is no longer wanted, too long, or goes round in circles, so that an answer follows."""
         bound, thought = self.request.max_thought_tokens, self._output.thought_tokens
-        if bound is None or self._forced:
+        if self._forced or (bound is None and not self.end_thought):
             return
-        if thought >= bound or (thought % EVERY == 0 and repeats(tokens[-thought:])):
+        too_long = bound is not None and (thought >= bound or (thought % EVERY == 0 and repeats(tokens[-thought:])))
+        if self.end_thought or too_long:
+            self.end_thought = False
             self._forced.extend(self._end_of_thought)
 
     def _send(self, event: EngineEvent) -> None:

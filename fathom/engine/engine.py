@@ -35,6 +35,10 @@ class Ticket:
         """End the request; its pages are free before the next step. Finished("cancelled") follows, unless over."""
         self._core.cancel(self._sequence)
 
+    def answer_now(self) -> None:
+        """End the thought after its next token, so that the answer follows; nothing where no thought runs."""
+        self._sequence.owner.end_thought = True
+
     def position(self) -> int:
         """Place in the queue: 1 is next to be admitted, 0 when it runs or is over."""
         return self._core.position(self._sequence)
@@ -273,10 +277,10 @@ class Engine:
 
     def _end_of_thought(self, request: Request) -> Sequence[int]:
         bound = request.max_thought_tokens
-        if bound is None:
-            return ()
-        if bound < 1 or request.plain or not self.template.thinks:
+        if bound is not None and (bound < 1 or request.plain or not self.template.thinks):
             raise InvalidRequestError("max_thought_tokens needs a model that thinks, a conversation, and at least 1")
+        if request.plain or not self.template.thinks:
+            return ()
         end = self.tokenizer.id_of(END_OF_THOUGHT)
         ends = self.tokenizer.encode(END_OF_THOUGHT) if end is None else [end]
         return [*ends, *self.tokenizer.encode("\n\n")]

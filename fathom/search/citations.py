@@ -5,7 +5,7 @@ sees `[M]`, where M counts the sources in the order in which they are first cite
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from fathom.search.engines import Source
@@ -19,12 +19,25 @@ _SENTENCE_END = re.compile(r"[.!?](?=\s)|[。！？؟\n]")
 
 @dataclass(frozen=True, slots=True)
 class Citation:
-    """A mark in the answer: `[number]` at characters start to end (exclusive), for `sources[source]`."""
+    """A mark in the answer at characters start to end (exclusive), for `sources[source]`, the `number`th cited."""
 
     number: int
     source: int
     start: int
     end: int
+
+
+Mark = Callable[[int, int], str]
+
+
+def reader_mark(number: int, source: int) -> str:  # noqa: ARG001 - the other marks need it
+    """`[M]`, where M counts the cited sources."""
+    return f"[{number}]"
+
+
+def stored_mark(number: int, source: int) -> str:  # noqa: ARG001
+    """`[citation:N]`, as the model is asked to write it: what is stored can be shown in any way, and continued."""
+    return f"[citation:{source + 1}]"
 
 
 class CitationFilter:
@@ -33,8 +46,9 @@ class CitationFilter:
     Numbers without a source are dropped and counted in `dropped`. The output does not depend on how the input is cut.
     """
 
-    def __init__(self, sources: int) -> None:
+    def __init__(self, sources: int, mark: Mark = reader_mark) -> None:
         self._sources = sources
+        self._mark = mark
         self._held = ""
         self._written = 0
         self._numbers: dict[int, int] = {}
@@ -84,13 +98,21 @@ class CitationFilter:
                 continue
             number = self._numbers.setdefault(source, len(self._numbers) + 1)
             start = self._written
-            self._show(f"[{number}]", shown)
+            self._show(self._mark(number, source), shown)
             self.citations.append(Citation(number, source, start, self._written))
 
 
 def _may_become_mark(text: str) -> bool:
     head, tail = text[: len(_OPENING)].lower(), text[len(_OPENING) :]
     return _OPENING.startswith(head) and (not tail or _BEGUN.fullmatch(tail) is not None)
+
+
+def stored_citations(answer: str, sources: int) -> list[Citation]:
+    """The marks of an answer whose filter wrote `stored_mark`."""
+    filtered = CitationFilter(sources, stored_mark)
+    filtered.push(answer)
+    filtered.finish()
+    return filtered.citations
 
 
 def url_citations(citations: Sequence[Citation], sources: Sequence[Source]) -> list[dict[str, object]]:

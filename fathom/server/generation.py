@@ -102,6 +102,15 @@ class Generation:
                 event.reason, event.usage.prompt_tokens, event.usage.cached_tokens, event.usage.completion_tokens
             )
 
+    def position(self) -> int:
+        """Place in the engine's queue of the choice that waits longest; 0 once all have begun."""
+        return max((ticket.position() for ticket in self._tickets), default=0)
+
+    def answer_now(self) -> None:
+        """End the thoughts of all choices, so that the answers follow."""
+        for ticket in self._tickets:
+            ticket.answer_now()
+
     def cancel(self) -> None:
         """Tell the engine to forget what it still does for this request."""
         for ticket in self._tickets:

@@ -51,8 +51,8 @@ class Guard:
         self._check_header_bytes(headers)
         self._check_host(headers)
         self._check_origin(headers)
-        self._check_key(scope["path"], headers)
-        self._check_length(headers)
+        self._check_key(scope, headers)
+        self._check_length(scope["path"], headers)
 
     def _check_header_bytes(self, headers: Headers) -> None:
         """CVE-2025-48956; h11 bounds what is still incomplete, not what came in one piece."""
@@ -84,12 +84,13 @@ class Guard:
                 f"Pages from {origin!r} may not call this server. Allow them with fathom serve --allow-origin ORIGIN",
             )
 
-    def _check_key(self, path: str, headers: Headers) -> None:
-        if self._is_public(path):
+    def _check_key(self, scope: Scope, headers: Headers) -> None:
+        if _is_among(self.config.public_paths, scope["path"]):
             return
         scheme, _, bearer = headers.get("authorization", "").partition(" ")
         given = bearer.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
-        if not self._is_known(given):
+        scope["state"]["key_fits"] = self._is_known(given)
+        if not scope["state"]["key_fits"] and not _is_among(self.config.own_login_paths, scope["path"]):
             what = (
                 "is missing"
                 if not given
@@ -110,27 +111,31 @@ class Guard:
         if own is not None and hmac.compare_digest(given.encode("utf-8", "surrogateescape"), own.encode()):
             return True
         if self.accounts is None:
-            return own is None
+            return own is None and not self.config.require_key
         key = self.accounts.find(given) if given else None
         CALLER.set(key)
-        return key is not None or (own is None and not self.accounts.need_key())
+        needed = own is not None or self.config.require_key or self.accounts.need_key()
+        return key is not None or not needed
 
-    def _is_public(self, path: str) -> bool:
-        return any(
-            path.startswith(public[:-1]) if public.endswith("*") else path == public
-            for public in self.config.public_paths
-        )
-
-    def _check_length(self, headers: Headers) -> None:
+    def _check_length(self, path: str, headers: Headers) -> None:
         length = headers.get("content-length", "0")
-        if not length.isdecimal() or int(length) > self.config.max_body_bytes:
-            raise self.too_large()
+        if not length.isdecimal() or int(length) > self.max_bytes(path):
+            raise self.too_large(path)
 
-    def too_large(self) -> ApiError:
+    def max_bytes(self, path: str) -> int:
+        """The largest body that this path takes."""
+        config = self.config
+        return config.max_upload_bytes if _is_among(config.upload_paths, path) else config.max_body_bytes
+
+    def max_seconds(self, path: str) -> float:
+        """How long a body for this path may take to arrive."""
+        config = self.config
+        return config.upload_seconds if _is_among(config.upload_paths, path) else config.body_seconds
+
+    def too_large(self, path: str) -> ApiError:
         """413 with the limit."""
-        return ApiError(
-            413, f"The body is larger than {self.config.max_body_bytes} bytes: send fewer or shorter messages"
-        )
+        what = "a smaller file" if _is_among(self.config.upload_paths, path) else "fewer or shorter messages"
+        return ApiError(413, f"The body is larger than {self.max_bytes(path)} bytes: send {what}")
 
 
 class _Passage:
@@ -143,7 +148,7 @@ class _Passage:
         self.body_complete = False
         self.status: int | None = None
         self.began = time.monotonic()
-        self.body_deadline = self.began + guard.config.body_seconds
+        self.body_deadline = self.began + guard.max_seconds(scope["path"])
 
     async def run(self) -> None:
         self.scope.setdefault("state", {})["request_id"] = self.request_id
@@ -178,11 +183,12 @@ class _Passage:
             async with asyncio.timeout(self.body_deadline - time.monotonic()):
                 message = await self._receive()
         except TimeoutError as error:
-            raise ApiError(408, f"The body did not arrive within {self.guard.config.body_seconds:.0f} s") from error
+            seconds = self.guard.max_seconds(self.scope["path"])
+            raise ApiError(408, f"The body did not arrive within {seconds:.0f} s") from error
         self.received += len(message.get("body", b""))
         self.body_complete = not message.get("more_body", False)
-        if self.received > self.guard.config.max_body_bytes:
-            raise self.guard.too_large()
+        if self.received > self.guard.max_bytes(self.scope["path"]):
+            raise self.guard.too_large(self.scope["path"])
         return message
 
     async def send(self, message: Message) -> None:
@@ -193,6 +199,11 @@ class _Passage:
             for name, value in _SECURITY_HEADERS.items():
                 headers.setdefault(name, value)
         await self._send(message)
+
+
+def _is_among(patterns: frozenset[str], path: str) -> bool:
+    """Whether a path is one of these; a pattern that ends in * stands for all that begin so."""
+    return any(path.startswith(one[:-1]) if one.endswith("*") else path == one for one in patterns)
 
 
 def _host_name(host: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from fathom.engine import Engine
 from fathom.engine.request import EngineEvent, Finished, Request
-from fathom.search.citations import Citation, CitationFilter, unsupported
+from fathom.search.citations import Citation, CitationFilter, Mark, reader_mark, unsupported
 from fathom.search.engines import Source
 from fathom.search.searching import Progress, Step
 from fathom.server.accounts.accounts import CALLER
@@ -40,11 +40,11 @@ ServerEvent = EngineEvent | SearchEvent
 
 
 class CitedAnswer:
-    """The events of one answer given from sources, with `[citation:N]` rewritten to `[M]` in the answer only."""
+    """The events of one answer given from sources, with `[citation:N]` rewritten (to `[M]`) in the answer only."""
 
-    def __init__(self, sources: Sequence[Source]) -> None:
+    def __init__(self, sources: Sequence[Source], mark: Mark = reader_mark) -> None:
         self._sources = sources
-        self._filter = CitationFilter(len(sources))
+        self._filter = CitationFilter(len(sources), mark)
         self._text = ""
 
     def take(self, event: EngineEvent) -> list[EngineEvent | Cited]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
+from urllib.parse import urlsplit
 
 from fathom.search.configured import EngineSettings, web_engines
 from fathom.search.engines import LocalEngine, SearchEngine, Source
@@ -65,6 +66,12 @@ class SearchService:
         if self._index is None:
             self._index = Index(self._index_path)
         return self._index
+
+    def places(self) -> list[dict[str, str | None]]:
+        """Which engines are asked and where a question goes: `engine`, `where` ("machine" or "web"), `host`."""
+        web = [(engine.name, urlsplit(getattr(engine, "url", "")).hostname) for engine in web_engines(self._settings)]
+        places: list[dict[str, str | None]] = [{"engine": "own documents", "where": "machine", "host": None}]
+        return places + [{"engine": name, "where": "web", "host": host} for name, host in web]
 
     async def find(
         self,

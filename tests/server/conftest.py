@@ -82,6 +82,14 @@ class ScriptedTicket(Ticket):
     request: Request
     cancelled: threading.Event = field(default_factory=threading.Event)
     over: threading.Event = field(default_factory=threading.Event)
+    answers_now: threading.Event = field(default_factory=threading.Event)
+    begun: threading.Event = field(default_factory=threading.Event)
+
+    def position(self) -> int:
+        return 0 if self.begun.is_set() else 3
+
+    def answer_now(self) -> None:
+        self.answers_now.set()
 
     def cancel(self) -> None:
         self.cancelled.set()
@@ -131,10 +139,13 @@ class ScriptedEngine:
     def _play(self, ticket: ScriptedTicket, on_event: Callable[[Any], None]) -> None:
         while not self.hold.wait(0.01) and not ticket.cancelled.is_set():
             pass
+        ticket.begun.set()
         thought = count = 0
         for event in self.script(ticket.request):
             if ticket.cancelled.is_set():
                 break
+            if isinstance(event, Thought) and ticket.answers_now.is_set():
+                continue
             time.sleep(self.pause)
             on_event(event)
             count += isinstance(event, Thought | Answer)

@@ -17,7 +17,7 @@ from fathom.costs.prices import PICODOLLARS, rate
 from fathom.server.accounts import keys
 from fathom.server.accounts.database import open_database
 from fathom.server.accounts.keys import Key
-from fathom.server.accounts.ledger import Call, Ledger
+from fathom.server.accounts.ledger import Call, Ledger, tokens_used
 from fathom.server.errors import ApiError
 
 if TYPE_CHECKING:
@@ -65,6 +65,10 @@ class Accounts:
                 )
             self._running[name] += 1
         return Meter(self, name, model, choices, choices // prompts)
+
+    def tokens_used(self, name: str, since: float) -> int:
+        """All tokens that a key or user has used since a time."""
+        return tokens_used(self._database, name, since)
 
     def leave(self, name: str) -> None:
         """A call of this key has ended."""

@@ -101,6 +101,13 @@ def usage(database: Engine, groups: tuple[str, ...], since: float = 0.0) -> list
     return [dict(row) for row in rows if row["calls"]]
 
 
+def tokens_used(database: Engine, key: str, since: float) -> int:
+    """All tokens of the calls of one name since a time."""
+    total = func.coalesce(func.sum(CALLS.c.hit + CALLS.c.miss + CALLS.c.output), 0)
+    with database.connect() as connection:
+        return int(connection.execute(select(total).where(CALLS.c.key == key, CALLS.c.at >= since)).scalar_one())
+
+
 def calls(database: Engine, since: float = 0.0) -> list[Call]:
     """Every call since a time, oldest first."""
     with database.connect() as connection:

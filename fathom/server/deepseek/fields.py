@@ -293,11 +293,11 @@ def validated(form: type[Fields], body: dict[str, Any]) -> Fields:
     try:
         return form.model_validate(given)
     except ValidationError as error:
-        raise _explained(error, given) from error
+        raise explained(error, given) from error
 
 
-def _explained(error: ValidationError, body: dict[str, Any]) -> ApiError:
-    """The first fault; of a union's faults the one of the alternative that came furthest."""
+def explained(error: ValidationError, body: dict[str, Any]) -> ApiError:
+    """422 with the first fault; of a union's faults the one of the alternative that came furthest."""
     faults = error.errors(include_url=False, include_context=False)
     fault = max(faults, key=lambda one: (len(one["loc"]), not one["type"].endswith("_type")))
     message = fault["msg"].removeprefix("Value error, ")
