@@ -68,10 +68,12 @@ class Answering:
         self._path, self._memories, self._titled = path, memories, titled
         self._generation: Generation | None = None
         self._work: asyncio.Task[None] | None = None
+        self._over = asyncio.Event()  # nothing more comes
         self._ending: Literal["stopped", "interrupted"] | None = None
         self._dirty = False
         self._thought_began: float | None = None
         self._stage = ""
+        self._told: dict[str, Any] = {}
 
     # -- from outside -----------------------------------------------------------------------------------------------
 
@@ -113,9 +115,8 @@ class Answering:
         except Exception:
             log.exception("an answer failed")
             self._fail("server_error", "The server failed on this answer; its log has the details")
-        finally:
-            saving.cancel()
-            await asyncio.gather(saving, return_exceptions=True)
+        self._over.set()
+        await saving  # a save that is under way must not come after the last one
         await self._store()
         if self.message.state == "complete" and not self._titled:
             await self._name()
@@ -256,7 +257,7 @@ class Answering:
     def _tell(self, stage: str, **details: Any) -> None:
         said = {"stage": stage, **{name: value for name, value in details.items() if value not in (None, 0, [])}}
         self._stage = stage
-        if said != getattr(self, "_told", None):
+        if said != self._told:
             self._told = said
             self.log.put("progress", said)
 
@@ -275,9 +276,10 @@ class Answering:
             self._fail("empty", "The model gave no answer. Ask again, or in other words")
 
     async def _keep_saving(self) -> None:
-        while True:
-            await asyncio.sleep(SAVE_SECONDS)
-            if self._dirty:
+        while not self._over.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._over.wait(), SAVE_SECONDS)
+            if self._dirty and not self._over.is_set():
                 self._dirty = False
                 kept = await self._written(self._library.save, copy.copy(self.message))
                 if not kept:
@@ -309,7 +311,7 @@ class Answering:
             taken = bool(title) and await asyncio.to_thread(self._library.entitle, self.chat, title)
             if taken:
                 self.log.put("title", {"title": title})
-        except ApiError:
-            pass  # its question's words remain
+        except ApiError as error:
+            log.info("no title: %s", error)  # its question's words remain
         except Exception:
             log.exception("a title failed")

@@ -33,8 +33,8 @@ class EventLog:
         """`{id, event, data}` of what came after this number, then of what comes, until the end."""
         while True:
             if number < self.last:
-                yield _joined(number, self._events[number:])
-                number = self.last
+                read, number = number, self.last  # more may come while the reader is slow
+                yield _joined(read, self._events[read:number])
             elif self.ended:
                 return
             else:

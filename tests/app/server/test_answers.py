@@ -274,7 +274,7 @@ def test_the_title_is_the_question_then_the_models_never_a_thought(served, visit
     begun = visitor.begin(chat, content="What shall I cook\nthis week?")
     assert begun["chat"]["title"] == "What shall I cook"
     events = list(visitor.events(begun["run"]["id"]))
-    assert [data["title"] for _, kind, data in events if kind == "title"] == ["Dinners with lentils"]
+    assert [data["title"] for _, kind, data in events if kind == "title"] == ["Dinners with lentils"], events
     assert visitor.get(f"chats/{chat}").json()["title"] == "Dinners with lentils"
     visitor.patch(f"chats/{chat}", json={"title": "Mine"})
     visitor.ask(chat, "more")
