@@ -19,6 +19,7 @@ from fathom.server.deepseek.fields import ChatFields, CompletionFields, validate
 from fathom.server.dialects import error_response
 from fathom.server.errors import ApiError
 from fathom.server.guard import Guard
+from fathom.server.responses.fields import ResponseFields
 from fathom.server.service import Service
 
 # https://api-docs.deepseek.com: the version in the path means nothing; /beta opens prefix and FIM completion there.
@@ -75,6 +76,15 @@ def _dialect(service: Service, config: ServerConfig) -> APIRouter:
         from fathom.server.deepseek.completions import answer_completion
 
         return await answer_completion(engine, service, config, fields)
+
+    @router.post("/responses", openapi_extra=_body("ResponseFields"))
+    async def responses(request: Request) -> Response:
+        """Answer in the form of OpenAI's Responses; nothing is kept."""
+        fields = validated(ResponseFields, await read_json(request, config.max_json_depth))
+        engine = await service.ready(config.loading_seconds)
+        from fathom.server.responses.answer import answer_response
+
+        return await answer_response(engine, service, config, fields)
 
     @router.get("/user/balance")
     async def balance() -> JSONResponse:
@@ -170,7 +180,7 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
     if app.openapi_schema is None:
         document = get_openapi(title=app.title, version=app.version, routes=app.routes)
         schemas = document.setdefault("components", {}).setdefault("schemas", {})
-        for form in (ChatFields, CompletionFields, MessagesFields, CountFields):
+        for form in (ChatFields, CompletionFields, ResponseFields, MessagesFields, CountFields):
             schema = form.model_json_schema(ref_template="#/components/schemas/{model}")
             schemas.update(schema.pop("$defs", {}))
             schemas[form.__name__] = schema

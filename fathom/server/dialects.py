@@ -25,6 +25,20 @@ def _named_event(event: Mapping[str, Any]) -> bytes:
     return b"event: " + str(event["type"]).encode() + b"\n" + _data_line(event)
 
 
+def _response_event(event: Mapping[str, Any]) -> bytes:
+    """An error in a Responses stream is an event of its own kind, not an object of its own form."""
+    if "type" not in event:
+        error = event["error"]
+        event = {
+            "type": "error",
+            "sequence_number": 0,
+            "code": error["code"],
+            "message": error["message"],
+            "param": error["param"],
+        }
+    return _named_event(event)
+
+
 # https://docs.anthropic.com/en/api/errors: what Anthropic calls each status.
 _ANTHROPIC_TYPES = {
     401: "authentication_error",
@@ -65,6 +79,7 @@ class Dialect:
 
 
 OPENAI = Dialect(_data_line, ApiError.body, done=b"data: [DONE]\n\n")
+RESPONSES = Dialect(_response_event, ApiError.body)
 ANTHROPIC = Dialect(
     _named_event, _anthropic_error, keep_alive=_named_event({"type": "ping"}), statuses={422: 400, 415: 400}
 )

@@ -1,8 +1,12 @@
 """Which model names the API answers to, and what each says about thinking. The one table of the dialect's rules."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from fathom.server.errors import bad_request
+
+if TYPE_CHECKING:
+    from fathom.engine import Engine
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,23 @@ def mode_of(name: str, served: str) -> Mode:
         raise bad_request(
             f"Model Not Exist: {name!r}. This server answers to: {names}", "model", "model_not_found"
         ) from None
+
+
+def thinking_asked(name: str, switch: bool | None, effort: str | None, engine: "Engine") -> tuple[bool, list[str]]:
+    """Whether the model shall think, and what the client should know about that.
+
+    `switch` (an explicit choice) counts before the model's name, that before `effort`, that before the model's habit.
+    """
+    mode, can = mode_of(name, engine.model_name), engine.template.thinks
+    asked = mode.thinks if switch is None else switch
+    if asked is None and effort is not None:
+        asked = effort != "none"
+    warnings = []
+    if effort not in (None, "none"):
+        warnings.append(f"the effort {effort} has no effect: {engine.model_name} knows only thinking and not")
+    if asked and not can:
+        warnings.append(f"{engine.model_name} cannot think: answered without thoughts")
+    return (can if asked is None else asked and can), warnings
 
 
 def names(served: str) -> list[str]:

@@ -31,7 +31,7 @@ from fathom.server.deepseek.fields import (
 from fathom.server.errors import bad_request
 from fathom.server.forms import ANY_OBJECT, Form
 from fathom.server.generation import Generation
-from fathom.server.models import ANSWER_TOKENS, DEFAULT_MAX_TOKENS, DEFAULT_MAX_TOKENS_THINKING, mode_of
+from fathom.server.models import ANSWER_TOKENS, DEFAULT_MAX_TOKENS, DEFAULT_MAX_TOKENS_THINKING, thinking_asked
 from fathom.server.searched import SearchedGeneration, finder
 from fathom.server.service import Service
 from fathom.text import Channel, Message, TextError, Tool, ToolCall
@@ -39,7 +39,8 @@ from fathom.text import Channel, Message, TextError, Tool, ToolCall
 
 async def answer_chat(engine: Engine, service: Service, config: ServerConfig, fields: ChatFields) -> Response:
     """The response to a chat request; every refusal is an ApiError raised before the first header."""
-    thinking, warnings = thinking_of(fields, engine)
+    switch = None if fields.thinking is None else fields.thinking.type == "enabled"
+    thinking, warnings = thinking_asked(fields.model, switch, fields.reasoning_effort, engine)
     rules.check(config.strict, fields, thinking)
     request = await asyncio.to_thread(engine_request, fields, engine, thinking)
     n = fields.n or 1
@@ -56,27 +57,6 @@ async def answer_chat(engine: Engine, service: Service, config: ServerConfig, fi
         include_usage=includes_usage(fields),
     )
     return respond(generation, chunks, config, stream=bool(fields.stream), warnings=warnings)
-
-
-def thinking_of(fields: ChatFields, engine: Engine) -> tuple[bool, list[str]]:
-    """Whether the model shall think, and what the client should know about that.
-
-    `thinking` counts before the model name, that before `reasoning_effort`, that before the model's own habit.
-    """
-    mode = mode_of(fields.model, engine.model_name)
-    effort = fields.reasoning_effort
-    warnings = []
-    if fields.thinking is not None:
-        asked: bool | None = fields.thinking.type == "enabled"
-    elif mode.thinks is None and effort is not None:
-        asked = effort != "none"
-    else:
-        asked = mode.thinks
-    if effort not in (None, "none"):
-        warnings.append(f"reasoning_effort {effort} has no effect: {engine.model_name} knows only thinking and not")
-    if asked and not engine.template.thinks:
-        warnings.append(f"{engine.model_name} cannot think: answered without thoughts")
-    return (engine.template.thinks if asked is None else asked and engine.template.thinks), warnings
 
 
 def engine_request(fields: ChatFields, engine: Engine, thinking: bool) -> Request:
