@@ -84,6 +84,12 @@ def site() -> Iterator[Site]:
     thread.join()
 
 
+@pytest.fixture(autouse=True)
+def no_word_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Making the word vectors of the default model takes seconds: only its own test does."""
+    monkeypatch.setattr("fathom.server.word_vectors.made_word_vectors", lambda: None)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run the browser's tests last: Playwright keeps an event loop in the main thread as long as its browser lives."""
     items.sort(key=lambda item: item.get_closest_marker("browser") is not None)

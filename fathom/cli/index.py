@@ -67,7 +67,11 @@ def _is_url(place: str) -> bool:
 def _add(index: "Index", place: str, arguments: argparse.Namespace) -> int:
     from fathom.search.documents import add_path, add_url
     from fathom.search.extraction import Extractor
+    from fathom.server.word_vectors import stored_word_vectors, word_vectors
 
+    if stored_word_vectors() is None:
+        note("making word vectors of the default model, once on this machine")
+        word_vectors()
     with Extractor() as extractor:
         if _is_url(place):
             report = asyncio.run(add_url(index, place, extractor, allow_private=arguments.allow_private))

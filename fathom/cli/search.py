@@ -37,12 +37,14 @@ def run(arguments: argparse.Namespace) -> int:
     from fathom.search.extraction import Extractor
     from fathom.search.index import Index
     from fathom.search.searching import Searcher
+    from fathom.server.word_vectors import stored_word_vectors
 
     settings = resolve({"searxng_url": arguments.searxng})
     chosen = EngineSettings() if arguments.local else engine_settings(settings)
-    with Index(index_path()) as index, Extractor() as extractor:
+    vectors = stored_word_vectors()
+    with Index(index_path(), vectors) as index, Extractor() as extractor:
         engines = [LocalEngine(index), *web_engines(chosen)]
-        searcher = Searcher(engines, extractor=extractor, private_origins=chosen.private_origins)
+        searcher = Searcher(engines, extractor=extractor, private_origins=chosen.private_origins, vectors=vectors)
         progress = None if arguments.json else lambda step: note(str(step))
         result = asyncio.run(searcher.search(arguments.query, k=arguments.k, progress=progress))
         is_empty = not index.roots()

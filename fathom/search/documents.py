@@ -50,7 +50,7 @@ def add_path(index: Index, path: Path, extractor: Extractor) -> Report:
             report.skipped.append(f"{file}: {error}")
             report.removed += index.remove(url)
             continue
-        index.add(Document(url, extract.title, extract.text, extract.published, stamp, root))
+        index.add(Document(url, extract.title, extract.text, extract.published, stamp, root, extract.sections))
         report.added += 1
     report.removed += sum(index.remove(url) for url in known if url not in found)
     return report

@@ -18,7 +18,8 @@ from fathom.search.index import Index
 class Source:
     """A document that may answer: `snippet` is what the engine shows of it, `text` the passage where it was read.
 
-    `passage` names the place of the text inside the document (`document#first-last`), for own documents.
+    `passage` names the place of the text inside the document (`document#first-last`) and `section` its part
+    ("page 3"), for own documents.
     """
 
     url: str
@@ -28,6 +29,7 @@ class Source:
     text: str | None = None
     published: str | None = None
     passage: str | None = None
+    section: str | None = None
 
 
 class SearchEngine(Protocol):
@@ -51,7 +53,10 @@ class LocalEngine:
     async def search(self, query: str, k: int, lang: str) -> list[Source]:  # noqa: ARG002 - documents of any language
         """Passages of the index."""
         found = await asyncio.to_thread(self.index.search, query, k)
-        return [Source(one.url, one.title, one.text[:300], self.name, one.text, one.published, one.id) for one in found]
+        return [
+            Source(one.url, one.title, one.text[:300], self.name, one.text, one.published, one.id, one.section)
+            for one in found
+        ]
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,10 @@ from fathom.search.extraction import Extractor
 from fathom.search.extracts import Extract, clean_title
 from fathom.search.fetching import Page, fetch
 from fathom.search.index import Document, Index
-from fathom.search.ranking import fuse
+from fathom.search.ranking import distinct, fuse
 from fathom.search.restriction import Restriction
 from fathom.search.terms import language_of
+from fathom.search.vectors import WordVectors
 
 DEFAULT_SOURCES = 8
 ENGINE_SECONDS = 8.0
@@ -79,11 +80,15 @@ class Searcher:
         *,
         extractor: Extractor | None = None,
         private_origins: frozenset[str] = frozenset(),
+        vectors: WordVectors | None = None,
     ) -> None:
-        """`private_origins` may be opened though they are of this machine or network (`http://wiki.home:8080`)."""
+        """`vectors` help to choose passages of pages. `private_origins` may be opened though they are of this machine
+        or network (`http://wiki.home:8080`).
+        """
         self._engines = tuple(engines)
         self._extractor = extractor
         self._private_origins = private_origins
+        self._vectors = vectors
 
     async def search(
         self,
@@ -111,6 +116,7 @@ class Searcher:
             deadline = asyncio.get_running_loop().time() + reading_seconds
             query = " ".join(queries)
             sources = list(await asyncio.gather(*(self._read(source, query, deadline, notes) for source in sources)))
+        sources = [sources[place] for place in distinct([source.text or source.snippet for source in sources])]
         if not sources:
             where = ", ".join(names) or "no engine is set up"
             notes.append(Note("nothing_found", where, f"nothing found ({where})"))
@@ -148,7 +154,7 @@ class Searcher:
             notes.append(Note("page_unread", source.url, f"{source.url} could not be read, its snippet is used: {why}"))
             return source
         published = source.published or extract.published
-        return replace(source, text=best_passage(query, extract), published=published)
+        return replace(source, text=best_passage(query, extract, self._vectors), published=published)
 
 
 def read_page(page: Page, extractor: Extractor) -> Extract:
@@ -158,23 +164,27 @@ def read_page(page: Page, extractor: Extractor) -> Extract:
     return Extract(clean_title(page.url), clean(page.text))
 
 
-def best_passage(query: str, extract: Extract) -> str:
+def best_passage(query: str, extract: Extract, vectors: WordVectors | None = None) -> str:
     """The part of a page that fits the question best, its beginning where none does."""
-    with Index(None) as index:
+    with Index(None, vectors) as index:
         index.add(Document("page:", extract.title, extract.text))
         found = index.search(query, 1)
     return found[0].text if found else extract.text[:1000]
 
 
 def merge(rankings: Sequence[Sequence[Source]]) -> list[Source]:
-    """One order of all sources, each URL once; of doubles the one that was read, else the first, is kept."""
+    """One order of all sources, each page or passage once; of doubles the one that was read is kept, else the first."""
     kept: dict[str, Source] = {}
     for source in (source for ranking in rankings for source in ranking):
-        key = _same_page(source.url)
+        key = _same_page(source)
         if key not in kept or (kept[key].text is None and source.text is not None):
             kept[key] = source
-    return [kept[key] for key in fuse([[_same_page(source.url) for source in ranking] for ranking in rankings])]
+    return [kept[key] for key in fuse([[_same_page(source) for source in ranking] for ranking in rankings])]
 
 
-def _same_page(url: str) -> str:
-    return url.partition("#")[0].rstrip("/").removeprefix("https://").removeprefix("http://").removeprefix("www.")
+def _same_page(source: Source) -> str:
+    if source.passage is not None:
+        return source.passage
+    return (
+        source.url.partition("#")[0].rstrip("/").removeprefix("https://").removeprefix("http://").removeprefix("www.")
+    )

@@ -7,6 +7,7 @@ it finds goes through `fathom.server.searched` while the answer is generated.
 import asyncio
 import datetime
 import logging
+import threading
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +22,9 @@ from fathom.search.index import Index
 from fathom.search.prompts import fit_passages, search_prompt
 from fathom.search.restriction import Restriction
 from fathom.search.searching import DEFAULT_SOURCES, UNRESTRICTED, Note, Progress, Searcher, SearchResult
+from fathom.search.vectors import WordVectors
 from fathom.server.errors import bad_request
+from fathom.server.word_vectors import stored_word_vectors, word_vectors
 from fathom.text import Message, TextError
 
 if TYPE_CHECKING:
@@ -58,6 +61,8 @@ class SearchService:
         self._index_path = index_path
         self._documents_for = documents_for
         self._index: Index | None = None
+        self._vectors: WordVectors | None = None
+        self._making: threading.Thread | None = None
         self.extractor = Extractor()  # also for files that people bring
 
     @property
@@ -120,8 +125,25 @@ class SearchService:
         notes: list[Note],
     ) -> SearchResult:
         engines = [*self._own_documents(caller, notes), *engines]
-        searcher = Searcher(engines, extractor=self.extractor, private_origins=self._settings.private_origins)
+        private, vectors = self._settings.private_origins, self._word_vectors()
+        searcher = Searcher(engines, extractor=self.extractor, private_origins=private, vectors=vectors)
         return await searcher.search(asked, k=k, restriction=restriction, progress=progress)
+
+    def _word_vectors(self) -> WordVectors | None:
+        """The word vectors; where they were never made, the first search has them made and does without."""
+        if self._vectors is None and self._making is None:
+            self._vectors = stored_word_vectors()
+            if self._vectors is None:
+                self._making = threading.Thread(target=self._make_vectors, name="fathom-vectors", daemon=True)
+                self._making.start()
+        self.index.vectors = self._vectors
+        return self._vectors
+
+    def _make_vectors(self) -> None:
+        try:
+            self._vectors = word_vectors()
+        except Exception:
+            log.exception("word vectors could not be made: search goes on by words alone")
 
     def _own_documents(self, caller: str | None, notes: list[Note]) -> list[SearchEngine]:
         if caller is None or caller in self._documents_for:

@@ -7,6 +7,7 @@ from fathom.search.engines import BraveEngine, LocalEngine, SearxngEngine, Sourc
 from fathom.search.errors import SearchError
 from fathom.search.extraction import Extractor
 from fathom.search.index import Document, Index
+from fathom.search.ranking import distinct
 from fathom.search.searching import Searcher, Step, merge
 
 
@@ -115,3 +116,11 @@ def test_doubles_are_merged_and_the_read_one_kept():
         ("B", None),
         ("C", None),
     ]
+
+
+def test_near_copies_of_a_passage_are_dropped():
+    text = "Red lentils cook in about twenty minutes, and then they are soft enough for a soup with lemon and cumin. "
+    other = "Brown lentils keep their form and want a longer time, some forty minutes, so they suit salads better."
+    mirrored = text.replace("about ", "roughly ")
+    assert distinct([text, other, mirrored, text + other, "", "", "one two", "one two"]) == [0, 1, 4, 5, 6]
+    assert distinct([]) == []
