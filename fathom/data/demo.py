@@ -8,8 +8,8 @@ import json
 import shutil
 import tempfile
 import tomllib
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import asdict, dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -83,6 +83,17 @@ def catalogue() -> Catalogue:
     """The packages that Fathom knows of."""
     table = tomllib.loads(resources.files("fathom.data").joinpath("demo_sources.toml").read_text(encoding="utf-8"))
     return from_table(Catalogue, table, "demo_sources.toml")
+
+
+def select(packages: tuple[Package, ...], sources: Collection[str]) -> tuple[Package, ...]:
+    """The packages with only the sources of these names; raises DataError for a name that none has."""
+    known = {text.source for package in packages for text in package.texts}
+    if not set(sources) <= known:
+        raise DataError(f"no source {', '.join(sorted(set(sources) - known))}; there are {', '.join(sorted(known))}")
+    kept = (
+        replace(package, texts=tuple(text for text in package.texts if text.source in sources)) for package in packages
+    )
+    return tuple(package for package in kept if package.texts)
 
 
 def assemble(folder: Path, megabytes: float, *, report: Report, packages: tuple[Package, ...] | None = None) -> Demo:

@@ -287,3 +287,12 @@ def read_recipe(file: Path, overrides: Sequence[str] = ()) -> Recipe:
         return from_table(Recipe, read_toml(file, overrides), file.name)
     except ConfigError as error:
         raise RecipeError(f"{file.name}.model: {error}") from error
+
+
+def recipe_path(name: str) -> Path:
+    """Where a recipe of the repository lies, in a checkout or in an installed package; raises RecipeError."""
+    package = Path(__file__).parent.parent
+    for folder in (package.parent / "recipes", package / "recipes"):
+        if (folder / f"{name}.toml").is_file():
+            return folder / f"{name}.toml"
+    raise RecipeError(f"this installation has no recipe {name}.toml")
