@@ -24,6 +24,7 @@ from fathom.search.restriction import Restriction
 from fathom.search.searching import DEFAULT_SOURCES, UNRESTRICTED, Note, Progress, Searcher, SearchResult
 from fathom.search.vectors import WordVectors
 from fathom.server.errors import bad_request
+from fathom.server.queries import keywords, queries_for
 from fathom.server.word_vectors import stored_word_vectors, word_vectors
 from fathom.text import Message, TextError
 
@@ -109,25 +110,19 @@ class SearchService:
         place = last_user_turn(messages)
         asked = question or messages[place].content or ""
         notes: list[Note] = []
-        engines = [*own, *web_engines(self._settings)]
-        search = self._search(asked, engines, caller, restriction, k, progress, notes)
-        result = await _survived(search, asked)
-        return await asyncio.to_thread(_place, engine, messages, place, result, notes)
 
-    async def _search(
-        self,
-        asked: str,
-        engines: Sequence[SearchEngine],
-        caller: str | None,
-        restriction: Restriction,
-        k: int,
-        progress: Progress | None,
-        notes: list[Note],
-    ) -> SearchResult:
-        engines = [*self._own_documents(caller, notes), *engines]
-        private, vectors = self._settings.private_origins, self._word_vectors()
-        searcher = Searcher(engines, extractor=self.extractor, private_origins=private, vectors=vectors)
-        return await searcher.search(asked, k=k, restriction=restriction, progress=progress)
+        async def search() -> SearchResult:
+            engines = [*own, *self._own_documents(caller, notes), *web_engines(self._settings)]
+            private, vectors = self._settings.private_origins, self._word_vectors()
+            searcher = Searcher(engines, extractor=self.extractor, private_origins=private, vectors=vectors)
+            queries = await queries_for(engine, messages, place, asked)
+            result = await searcher.search(*queries, k=k, restriction=restriction, progress=progress)
+            if result.sources or (once_more := keywords(asked)) in ("", *queries):
+                return result
+            return await searcher.search(once_more, k=k, restriction=restriction, progress=progress)
+
+        result = await _survived(search(), asked)
+        return await asyncio.to_thread(_place, engine, messages, place, result, notes)
 
     def _word_vectors(self) -> WordVectors | None:
         """The word vectors; where they were never made, the first search has them made and does without."""

@@ -105,6 +105,7 @@ class ScriptedEngine:
         self.runner = SimpleNamespace(name="scripted")
         self.defaults = GenerationDefaults()
         self.max_tokens = 8192
+        self.config = None
         self.script: Script = words
         self.reason = "stop"
         self.pause = 0.0

@@ -288,7 +288,17 @@ def test_anthropics_web_search(searching, claude):
 def test_anthropics_domains_restrict_the_search(searching, claude, site):
     tool = {**ASK_CLAUDE["tools"][0], "allowed_domains": ["lentils.example"]}
     reply = claude.messages.create(**{**ASK_CLAUDE, "tools": [tool]})
-    assert reply.content[1].content == []
+    # Nothing found: looked for once more by the question's words alone.
+    assert [block.type for block in reply.content] == [
+        *("server_tool_use", "web_search_tool_result") * 2, "text"
+    ]  # fmt: skip
+    assert [reply.content[place].content for place in (1, 3)] == [[], []]
+    assert [reply.content[place].input["query"] for place in (0, 2)] == [
+        "How long do lentils cook?",
+        "long lentils cook",
+    ]
+    assert reply.content[0].id == reply.content[1].tool_use_id != reply.content[2].id == reply.content[3].tool_use_id
+    assert reply.usage.server_tool_use.web_search_requests == 2
     assert any("site%3Alentils.example" in path for _, path, _, _ in site.requests)
 
 

@@ -32,7 +32,7 @@ class MessageEvents:
         self._max_tokens = max_tokens
         self._index = -1
         self._open: str | None = None
-        self._search_id = f"srvtoolu_{uuid.uuid4().hex}"
+        self._searches = 0
         self._found: Found | None = None
 
     def opening(self) -> list[Chunk]:
@@ -104,17 +104,27 @@ class MessageEvents:
         return {"type": "content_block_delta", "index": self._index, "delta": delta}
 
     def _search_begins(self, queries: Sequence[str]) -> list[Chunk]:
+        """A search; one before it that found nothing is answered with nothing first."""
+        before = self._search_result([]) if self._searches else []
+        self._searches += 1
         asked = json.dumps({"query": " | ".join(queries)}, ensure_ascii=False)
         opened = self._in_block("server_tool_use", {"id": self._search_id, "name": "web_search", "input": {}})
-        return [*opened, self._block_delta({"type": "input_json_delta", "partial_json": asked}), *self._close()]
+        named = self._block_delta({"type": "input_json_delta", "partial_json": asked})
+        return [*before, *opened, named, *self._close()]
 
     def _search_ends(self, found: Found) -> list[Chunk]:
         """The sources; where the search itself broke, Anthropic's error in their place."""
-        content: object = [_search_result(source) for source in found.sources]
         if not found.sources and any(note.kind in _FAILURES for note in found.notes):
-            content = {"type": "web_search_tool_result_error", "error_code": "unavailable"}
+            return self._search_result({"type": "web_search_tool_result_error", "error_code": "unavailable"})
+        return self._search_result([_result_json(source) for source in found.sources])
+
+    def _search_result(self, content: object) -> list[Chunk]:
         result = {"tool_use_id": self._search_id, "content": content}
         return [*self._in_block("web_search_tool_result", result), *self._close()]
+
+    @property
+    def _search_id(self) -> str:
+        return f"srvtoolu_{self.id.removeprefix('msg_')}{self._searches}"
 
     def _citations(self, cited: Cited) -> list[Chunk]:
         """All citations at the end of the text that holds their marks."""
@@ -126,7 +136,7 @@ class MessageEvents:
     def _last(self, finished: Finished) -> list[Chunk]:
         usage = usage_json(finished.usage)
         if self._found is not None:
-            usage["server_tool_use"] = {"web_search_requests": 1, "web_fetch_requests": 0}
+            usage["server_tool_use"] = {"web_search_requests": self._searches, "web_fetch_requests": 0}
         delta = {"stop_reason": self._stop_reason(finished), "stop_sequence": finished.stop_string}
         return [
             {"type": "message_delta", "delta": delta, "usage": usage},
@@ -148,7 +158,7 @@ class MessageEvents:
                 raise ApiError(500, "The engine failed on this answer; the server's log has the details")
 
 
-def _search_result(source: Source) -> Chunk:
+def _result_json(source: Source) -> Chunk:
     # Anthropic seals what a page says; clients only send it back, and a search of the history is not read again.
     return {
         "type": "web_search_result",
