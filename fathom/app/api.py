@@ -11,6 +11,8 @@ from starlette.responses import JSONResponse
 from fathom.app.chat_routes import answer_routes, chat_routes
 from fathom.app.context import Context
 from fathom.app.database import app_url
+from fathom.app.export_routes import export_routes
+from fathom.app.file_routes import file_routes
 from fathom.app.person_routes import PATH, admin_routes, person_routes
 from fathom.app.things_routes import note_routes, share_routes
 from fathom.server.dialects import error_response
@@ -19,12 +21,14 @@ from fathom.server.errors import invalid
 # The guard's part (`ServerConfig`): these routes ask themselves who it is, and these take large bodies.
 OWN_LOGIN_PATHS = frozenset({f"{PATH}/*"})
 UPLOAD_PATHS = frozenset({f"{PATH}/files", f"{PATH}/import"})
+_ABOUT_PEOPLE = (person_routes, admin_routes, note_routes)
+_ABOUT_CHATS = (chat_routes, answer_routes, file_routes, share_routes, export_routes)
 
 
 def mount_api(app: FastAPI, url: str | None = None) -> Context:
     """Add the routes to an application of `create_app`; answers under way are stored when it ends."""
     context = Context(app.state.service, app.state.config, url or app_url())
-    for routes in (person_routes, admin_routes, chat_routes, answer_routes, note_routes, share_routes):
+    for routes in (*_ABOUT_PEOPLE, *_ABOUT_CHATS):
         app.include_router(routes(context), prefix=PATH, include_in_schema=False)
     app.add_exception_handler(RequestValidationError, _refused_query)
     served = app.router.lifespan_context

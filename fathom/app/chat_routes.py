@@ -9,14 +9,13 @@ from fastapi import APIRouter, Query, Request
 from pydantic import Field
 from starlette.responses import JSONResponse, Response
 
-from fathom.app import notes, settings
+from fathom.app import files, notes, settings
 from fathom.app.answering import Answering
 from fathom.app.context import Context, changes, in_thread
-from fathom.app.conversation import merged
 from fathom.app.library import Chat, Library
 from fathom.app.messages import Message, new_id, path_to
 from fathom.app.people import Person
-from fathom.app.settings import AnswerSettings, Settings
+from fathom.app.settings import AnswerSettings, Settings, merged
 from fathom.app.titles import first_words
 from fathom.server.deepseek.fields import Strict
 from fathom.server.dialects import Dialect, encode
@@ -288,6 +287,8 @@ def _asked(context: Context, library: Library, chat: Chat, form: Question) -> tu
             chat.message(parent)
         _refuse_running(chat, [parent])
         question = Message(new_id(temporary=library.temporary), parent, "user", time.time(), form.content)
+        database = context.database_of(question.id)
+        question.files = files.attach(database, library.person, chat.summary["id"], form.files)
         new.append(question)
     else:
         question = chat.message(form.question or "")

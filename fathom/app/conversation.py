@@ -1,10 +1,12 @@
 """From a branch of a chat to what the model is asked: no thoughts, no citations of former searches, what fits."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
+from fathom.app import files
 from fathom.app import messages as stored
+from fathom.app.library import Library
+from fathom.app.settings import Asked
 from fathom.engine import Engine
 from fathom.engine.request import Request
 from fathom.engine.sampling import SamplingParams
@@ -16,18 +18,6 @@ TEMPERATURE = 0.6  # of DeepSeek's app (README of DeepSeek-R1), where the model'
 ANSWER_TOKENS = 1024  # of the context that the conversation leaves free
 _CITATION = re.compile(r" ?\[citation:\d+\]")
 _MEMORIES = "What is known about the user, from earlier conversations; use it where it helps:\n"
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """What holds for one answer: the settings of the person, changed by those of the question."""
-
-    think: bool
-    search: bool
-    temperature: float | None
-    system: str
-    max_tokens: int | None
-    thought_tokens: int | None
 
 
 def system_message(system: str, memories: Sequence[str]) -> list[Message]:
@@ -51,6 +41,30 @@ def turns(path: Sequence[stored.Message], content: Callable[[stored.Message], st
         elif message.content.strip() and found and found[-1].role == "user":
             found.append(Message("assistant", _CITATION.sub("", message.content)))
     return found
+
+
+def fit_files(
+    engine: Engine, library: Library, questions: Sequence[stored.Message], asked: str, max_tokens: int | None
+) -> tuple[dict[str, str], dict[str, str]]:
+    """The questions with their files before them, by message, and how each file was used. Blocking.
+
+    All files of the branch share the context; passages of long ones are chosen for what is asked now.
+    """
+    found = files.texts(
+        library.database, library.person, [file["id"] for message in questions for file in message.files]
+    )
+
+    def count(text: str) -> int:
+        return len(engine.tokenizer.encode(text))
+
+    answer = min(max_tokens or ANSWER_TOKENS, engine.max_tokens // 2)
+    budget = max((engine.max_tokens - answer - count(asked)) * 3 // 4, 0)
+    fitted = files.fit(found, asked, budget, count)
+    contents = {}
+    for message in questions:
+        shown = [(file["name"], fitted[file["id"]][0]) for file in message.files if file["id"] in fitted]
+        contents[message.id] = files.file_prompt(shown, message.content)
+    return contents, {identity: used for identity, (_, used) in fitted.items()}
 
 
 def begun(answer: stored.Message) -> list[Message]:
@@ -106,9 +120,3 @@ def _thought_budget(engine: Engine, asked: Asked, prompt_tokens: int) -> int:
     """At most half of what the context still holds, so that an answer always follows."""
     half = max((engine.max_tokens - prompt_tokens) // 2, 1)
     return min(asked.thought_tokens or half, half)
-
-
-def merged(settings: Mapping[str, object], asked: Mapping[str, object]) -> Asked:
-    """The settings of an answer: what the question says, else what the person set."""
-    chosen = {name: asked[name] if asked.get(name) is not None else settings[name] for name in Asked.__slots__}
-    return Asked(**chosen)  # type: ignore[arg-type]

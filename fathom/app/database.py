@@ -77,7 +77,10 @@ FILES = Table(
     Column("kind", String, nullable=False),
     Column("bytes", Integer, nullable=False),
     Column("created", Float, nullable=False),
+    Column("chat", String, index=True),  # the one that it was sent in; goes with it
     Column("text", Text, nullable=False),
+    Column("sections", JSON, nullable=False),  # [title, first, last]
+    Column("truncated", Boolean, nullable=False),
 )
 
 SHARES = Table(

@@ -53,7 +53,7 @@ class Library:
     """Reads and writes what one person has. Blocking: call it from threads."""
 
     def __init__(self, database: Database, person: str) -> None:
-        self._database = database
+        self.database = database
         self.person = person
         self.temporary = database.in_memory
 
@@ -65,7 +65,7 @@ class Library:
         if folder is not None:
             mine.append(CHATS.c.folder == folder)
         order = (CHATS.c.updated.desc(), CHATS.c.id.desc())
-        with self._database.read() as connection:
+        with self.database.read() as connection:
             pinned: Sequence[RowMapping] = ()
             after: ColumnElement[bool] = CHATS.c.pinned.is_(False)
             if before is None:
@@ -87,7 +87,7 @@ class Library:
         words = terms(query)[:16]
         if not words:
             return []
-        with self._database.read() as connection:
+        with self.database.read() as connection:
             titles = [func.lower(CHATS.c.title).contains(word, autoescape=True) for word in words]
             titled = select(*_SUMMARY).where(CHATS.c.person == self.person, *titles).order_by(CHATS.c.updated.desc())
             found = {row["id"]: self._summary(row) for row in connection.execute(titled.limit(MAX_FOUND)).mappings()}
@@ -100,7 +100,7 @@ class Library:
     def _messages_with(self, connection: Connection, words: Sequence[str]) -> Sequence[RowMapping]:
         mine = (MESSAGES.c.person == self.person, CHATS.c.id == MESSAGES.c.chat, CHATS.c.person == self.person)
         query = select(*_SUMMARY, MESSAGES.c.id.label("message"), MESSAGES.c.content).where(*mine)
-        if self._database.is_sqlite:
+        if self.database.is_sqlite:
             # Words hold letters and digits only, so quoting them leaves no query syntax.
             match = " ".join(f'"{word}"' for word in words) + "*"
             query = query.where(text("app_history.rowid = app_messages.number AND app_history MATCH :match"))
@@ -116,24 +116,24 @@ class Library:
         now = time.time()
         chat = new_id(temporary=self.temporary)
         row = {"id": chat, "person": self.person, "title": title, "titled": bool(title)}
-        with self._database.write() as connection:
+        with self.database.write() as connection:
             connection.execute(insert(CHATS).values(**row, created=now, updated=now, folder=folder))
         return self.summary(chat)
 
     def summary(self, chat: str) -> dict[str, Any]:
         """What the list shows of a chat. Raises NotFoundError."""
-        with self._database.read() as connection:
+        with self.database.read() as connection:
             return self._summary(self._row(connection, chat))
 
     def chat(self, chat: str) -> Chat:
         """A chat. Raises NotFoundError."""
-        with self._database.read() as connection:
+        with self.database.read() as connection:
             row = self._row(connection, chat)
             return Chat(self._summary(row), row["head"], row["titled"], self._messages(connection, chat))
 
     def change(self, chat: str, values: Mapping[str, Any]) -> None:
         """Set title, pinned, folder or head. Raises NotFoundError."""
-        with self._database.write() as connection:
+        with self.database.write() as connection:
             self._row(connection, chat)
             if values.get("head") is not None:
                 self._message(connection, chat, values["head"])
@@ -142,7 +142,7 @@ class Library:
 
     def entitle(self, chat: str, title: str) -> bool:
         """Give a title that the model made, unless a person gave one meanwhile; whether it was taken."""
-        with self._database.write() as connection:
+        with self.database.write() as connection:
             untitled = (CHATS.c.id == chat, CHATS.c.person == self.person, CHATS.c.titled.is_(False))
             changed = connection.execute(
                 update(CHATS).where(*untitled).values(title=title, version=CHATS.c.version + 1)
@@ -151,30 +151,37 @@ class Library:
 
     def delete(self, chat: str) -> None:
         """Forget a chat and what was shared of it. Raises NotFoundError."""
-        with self._database.write() as connection:
+        with self.database.write() as connection:
             row = self._row(connection, chat)
             self._forget_messages(connection, MESSAGES.c.chat == row["id"])
             connection.execute(delete(CHATS).where(CHATS.c.id == chat, CHATS.c.person == self.person))
-            connection.execute(delete(SHARES).where(SHARES.c.chat == chat, SHARES.c.person == self.person))
+            for table in (SHARES, FILES):
+                connection.execute(delete(table).where(table.c.chat == chat, table.c.person == self.person))
 
     def delete_all(self) -> None:
         """Forget every chat, file and share."""
-        with self._database.write() as connection:
+        with self.database.write() as connection:
             self._forget_messages(connection, MESSAGES.c.person == self.person)
             for table in (CHATS, FILES, SHARES):
                 connection.execute(delete(table).where(table.c.person == self.person))
+
+    def ids(self) -> list[str]:
+        """Every chat's id, the oldest first."""
+        with self.database.read() as connection:
+            query = select(CHATS.c.id).where(CHATS.c.person == self.person).order_by(CHATS.c.created, CHATS.c.id)
+            return list(connection.execute(query).scalars())
 
     def folders(self) -> list[dict[str, Any]]:
         """The folders in use and how many chats each holds."""
         count = func.count().label("chats")
         mine = (CHATS.c.person == self.person, CHATS.c.folder.is_not(None))
         query = select(CHATS.c.folder.label("name"), count).where(*mine).group_by(CHATS.c.folder)
-        with self._database.read() as connection:
+        with self.database.read() as connection:
             return [dict(row) for row in connection.execute(query.order_by(CHATS.c.folder)).mappings()]
 
     def rename_folder(self, old: str, new: str | None) -> None:
         """Move the chats of one folder to another, or out of it."""
-        with self._database.write() as connection:
+        with self.database.write() as connection:
             mine = (CHATS.c.person == self.person, CHATS.c.folder == old)
             connection.execute(update(CHATS).where(*mine).values(folder=new, version=CHATS.c.version + 1))
 
@@ -184,7 +191,7 @@ class Library:
         chat = new_id(temporary=self.temporary)
         created, updated = times
         row = {"id": chat, "person": self.person, "title": title, "titled": True, "head": head, "folder": folder}
-        with self._database.write() as connection:
+        with self.database.write() as connection:
             known = select(CHATS.c.id).where(CHATS.c.person == self.person, CHATS.c.origin == origin)
             if connection.execute(known).first() is not None:
                 return False
@@ -197,7 +204,7 @@ class Library:
 
     def add(self, chat: str, messages: Iterable[Message]) -> None:
         """Append messages; the last of them becomes the head. Raises NotFoundError."""
-        with self._database.write() as connection:
+        with self.database.write() as connection:
             self._row(connection, chat)
             head = None
             for message in messages:
@@ -209,7 +216,7 @@ class Library:
 
     def restart(self, chat: str, message: Message) -> None:
         """Put an answer that goes on back to `running`. Raises ApiError 409 when it runs already, NotFoundError."""
-        with self._database.write() as connection:
+        with self.database.write() as connection:
             if self._message(connection, chat, message.id).state == "running":
                 raise ApiError(409, "This answer is on its way already", code="busy")
             self._write(connection, message)
@@ -217,12 +224,12 @@ class Library:
 
     def save(self, message: Message) -> bool:
         """Write a message as it now stands while it runs; False when it was deleted meanwhile."""
-        with self._database.write() as connection:
+        with self.database.write() as connection:
             return self._write(connection, message)
 
     def finish(self, chat: str, message: Message) -> bool:
         """Write a message that runs no longer, and find it from now on; False when it was deleted meanwhile."""
-        with self._database.write() as connection:
+        with self.database.write() as connection:
             if not self._write(connection, message):
                 return False
             self._index(connection, message.id, message.content)
@@ -231,7 +238,7 @@ class Library:
 
     def change_message(self, chat: str, identity: str, values: Mapping[str, Any]) -> Message:
         """Rate an answer, or write it anew when it is at rest. Raises NotFoundError, ApiError 409."""
-        with self._database.write() as connection:
+        with self.database.write() as connection:
             message = self._message(connection, chat, identity)
             if "content" in values:
                 if message.state == "running":
@@ -249,7 +256,7 @@ class Library:
 
     def delete_message(self, chat: str, identity: str) -> set[str]:
         """Forget a message and all below it; their ids. Raises NotFoundError."""
-        with self._database.write() as connection:
+        with self.database.write() as connection:
             row = self._row(connection, chat)
             message = self._message(connection, chat, identity)
             gone = below(self._messages(connection, chat), identity)
@@ -298,7 +305,7 @@ class Library:
         connection.execute(update(CHATS).where(*mine).values(version=CHATS.c.version + 1, **updated, **values))
 
     def _index(self, connection: Connection, identity: str, content: str) -> None:
-        if self._database.is_sqlite:
+        if self.database.is_sqlite:
             number = connection.execute(select(MESSAGES.c.number).where(MESSAGES.c.id == identity)).scalar_one()
             connection.execute(text("DELETE FROM app_history WHERE rowid = :number"), {"number": number})
             row = {"number": number, "text": " ".join(terms(content))}
@@ -306,7 +313,7 @@ class Library:
 
     def _forget_messages(self, connection: Connection, which: ColumnElement[bool]) -> None:
         mine = and_(which, MESSAGES.c.person == self.person)
-        if self._database.is_sqlite:
+        if self.database.is_sqlite:
             numbers = select(MESSAGES.c.number).where(mine)
             for number in connection.execute(numbers).scalars().all():
                 connection.execute(text("DELETE FROM app_history WHERE rowid = :number"), {"number": number})

@@ -10,12 +10,12 @@ from starlette.responses import JSONResponse, Response
 
 from fathom import __version__
 from fathom.app import settings
-from fathom.app.answering import COMPARED_PLAN
 from fathom.app.chat_routes import MAX_CHARACTERS, MAX_FILES
 from fathom.app.context import COOKIE, Context, changes, in_thread
 from fathom.app.months import month_began
 from fathom.app.people import Person
 from fathom.app.users import SESSION_SECONDS, User, UserError, session_hash
+from fathom.search.files import MAX_FILE_BYTES, can_read_images, readable_suffixes
 from fathom.server.deepseek.fields import Strict
 from fathom.server.errors import ApiError, bad_request
 from fathom.server.status import health
@@ -113,8 +113,12 @@ def person_routes(context: Context) -> APIRouter:
     @router.get("/session")
     async def session(request: Request) -> JSONResponse:
         """Everything that the page must know first."""
-        person = await in_thread(context.person, request)
-        return JSONResponse(await in_thread(session_json, context, person), headers={"Cache-Control": "no-store"})
+        try:
+            person, needs_key = await in_thread(context.person, request), False
+        except ApiError:
+            person, needs_key = None, True
+        body = await in_thread(session_json, context, person, needs_key=needs_key)
+        return JSONResponse(body, headers={"Cache-Control": "no-store"})
 
     @router.patch("/settings")
     async def change_settings(request: Request) -> JSONResponse:
@@ -238,7 +242,7 @@ def admin_routes(context: Context) -> APIRouter:
     return router
 
 
-def session_json(context: Context, person: Person | None) -> dict[str, Any]:
+def session_json(context: Context, person: Person | None, *, needs_key: bool = False) -> dict[str, Any]:
     """The body of `GET session`. Blocking."""
     service = context.service
     _, state = health(service)
@@ -247,23 +251,26 @@ def session_json(context: Context, person: Person | None) -> dict[str, Any]:
     model = {"name": state["model"], "state": state["status"], "progress": state.get("progress")}
     body: dict[str, Any] = {
         "user": None,
-        "login": person is None,
+        "login": person is None and not needs_key,
+        "key": needs_key,
         "csrf": None,
         "version": __version__,
         "model": {**model, "error": state.get("error"), "context": state.get("context")},
         "capabilities": {
             "think": thinks,
             "search": search is not None,
-            "files": False,
-            "ocr": False,
-            "users": person is None or person.session not in ("me", person.id),
+            "files": search is not None,
+            "ocr": can_read_images(),
+            "users": not needs_key and context.users.exist(),
             "temporary": True,
         },
         "limits": {
             "files": MAX_FILES,
+            "file_bytes": MAX_FILE_BYTES,
             "message_characters": MAX_CHARACTERS,
             "import_bytes": context.config.max_upload_bytes,
         },
+        "files": {"extensions": sorted(readable_suffixes())},
         "settings": None,
         "data": None,
         "prices": None,
@@ -276,7 +283,7 @@ def session_json(context: Context, person: Person | None) -> dict[str, Any]:
         "csrf": context.csrf(person),
         "settings": settings.read(context.database, person.id).model_dump(),
         "data": {"model": {"where": "machine", "host": None}, "search": places},
-        "prices": {"plan": accounts.ledger.plan, "compare": COMPARED_PLAN} if accounts is not None else None,
+        "prices": {"plan": accounts.ledger.plan, "compare": settings.COMPARED_PLAN} if accounts is not None else None,
     }
     return {**body, **mine}
 

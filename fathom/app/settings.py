@@ -1,6 +1,8 @@
 """What a person set: how answers are made, and what the page remembers for itself."""
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import Field, field_validator
@@ -10,6 +12,7 @@ from fathom.app.database import SETTINGS, Database
 from fathom.server.deepseek.fields import Strict
 
 MAX_INTERFACE_BYTES = 4096
+COMPARED_PLAN = "gpt-4-0613"  # what an answer would have cost there is told beside its price
 
 Temperature = Annotated[float, Field(ge=0, le=2)]
 Tokens = Annotated[int, Field(ge=1, le=2**20)]
@@ -46,6 +49,18 @@ class Settings(Strict):
         return value
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What holds for one answer: the settings of the person, changed by those of the question."""
+
+    think: bool
+    search: bool
+    temperature: float | None
+    system: str
+    max_tokens: int | None
+    thought_tokens: int | None
+
+
 def read(database: Database, person: str) -> Settings:
     """A person's settings."""
     with database.read() as connection:
@@ -59,3 +74,9 @@ def write(database: Database, person: str, settings: Settings) -> None:
     with database.write() as connection:
         connection.execute(delete(SETTINGS).where(SETTINGS.c.person == person))
         connection.execute(insert(SETTINGS).values(person=person, value=settings.model_dump()))
+
+
+def merged(settings: Mapping[str, object], asked: Mapping[str, object]) -> Asked:
+    """The settings of an answer: what the question says, else what the person set."""
+    chosen = {name: asked[name] if asked.get(name) is not None else settings[name] for name in Asked.__slots__}
+    return Asked(**chosen)  # type: ignore[arg-type]

@@ -29,6 +29,7 @@ VERBS = {
     "train": "a model from token shards, as a recipe says",
     "speedrun": "raw text to a chat model with a report, in one command",
     "keys": "API keys: create, list, revoke",
+    "users": "who may log in to the app: add, list, passwd, rm",
     "usage": "what was asked of this server, and what it cost",
     "config": "the settings, and where each comes from",
     "doctor": "whether this machine has what Fathom needs",

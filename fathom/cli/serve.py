@@ -4,6 +4,7 @@ import argparse
 import logging
 import os
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fathom.cli.engines import add_model_flags, load_engine, model_flags
@@ -103,13 +104,16 @@ def server_config(settings: Settings, *, allow_public: bool) -> "ServerConfig":
         own_login_paths=OWN_LOGIN_PATHS,
         upload_paths=UPLOAD_PATHS,
     )
-    if not config.on_loopback and config.api_key is None and not allow_public and not _has_keys():
-        raise CommandError(
-            f"Listening on {config.host} would let everybody on the network use this machine. Set FATHOM_API_KEY to a "
-            "long secret, make keys with `fathom keys create NAME`, or say --allow-public if that is what you want",
-            code=2,
-        )
-    return config
+    if config.on_loopback or config.api_key is not None or allow_public or _has_keys():
+        return config
+    if _has_users():
+        return replace(config, require_key=True)  # the page asks for a login; the API is for those who have a key
+    raise CommandError(
+        f"Listening on {config.host} would let everybody on the network use this machine. Set FATHOM_API_KEY to a "
+        "long secret, make keys with `fathom keys create NAME`, users with `fathom users add NAME`, "
+        "or say --allow-public if that is what you want",
+        code=2,
+    )
 
 
 def _has_keys() -> bool:
@@ -117,6 +121,13 @@ def _has_keys() -> bool:
     from fathom.server.accounts.database import accounts_file, open_database
 
     return keys.any_made(open_database(accounts_file()))
+
+
+def _has_users() -> bool:
+    from fathom.app.database import Database, app_url
+    from fathom.app.users import Users
+
+    return Users(Database(app_url())).exist()
 
 
 def _load(settings: Settings, progress: "Progress") -> "Engine":
@@ -135,6 +146,8 @@ def _announce(config: "ServerConfig", port: int, settings: Settings, *, has_keys
         key = "required (FATHOM_API_KEY" + (" or one of `fathom keys list`)" if has_keys else ")")
     elif has_keys:
         key = "required (`fathom keys list`)"
+    elif config.require_key:
+        key = "required (`fathom keys create NAME` makes one); the page asks for a login"
     elif config.on_loopback:
         key = "none: only this machine can connect"
     else:

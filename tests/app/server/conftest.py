@@ -13,7 +13,9 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
+from argon2 import PasswordHasher
 
+from fathom.app import users
 from fathom.app.api import OWN_LOGIN_PATHS, UPLOAD_PATHS, mount_api
 from fathom.app.context import Context
 from fathom.server.accounts.accounts import Accounts
@@ -97,6 +99,13 @@ class AppServer:
 
     def visitor(self, **options: Any) -> Visitor:
         return Visitor(self.url, **options)
+
+
+@pytest.fixture(autouse=True)
+def quick_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same algorithm with little work."""
+    monkeypatch.setattr(users, "_hasher", PasswordHasher(time_cost=1, memory_cost=8, parallelism=1))
+    users._nobody.cache_clear()
 
 
 @pytest.fixture
