@@ -7,8 +7,9 @@ from fathom.cli.terminal import answer, answer_json, note
 
 DESCRIPTION = (
     "Train a model. `pretrain RECIPE` takes token shards (fathom data prepare) to a model that Fathom and other "
-    "engines load; `sft RECIPE` teaches a model conversations, as an adapter or in all its weights. A run may be "
-    "stopped at any moment; --resume goes on to the same weights, bit for bit."
+    "engines load; `sft RECIPE` teaches a model conversations, as an adapter or in all its weights; `grpo RECIPE` lets "
+    "it find its own thoughts by reinforcement on problems whose answers can be checked. A run may be stopped at any "
+    "moment; --resume goes on to the same weights, bit for bit."
 )
 EXAMPLE = (
     "fathom train pretrain recipes/v3-nano.toml --set tokens=2000000 --resume\n"
@@ -16,6 +17,7 @@ EXAMPLE = (
 )
 _ACTIONS = {
     "pretrain": ("a model from token shards, as a recipe says", "docs/training.md"),
+    "grpo": ("an adapter by reinforcement from verifiable rewards, as a recipe says", "docs/rl.md"),
     "sft": ("a model or adapter from conversations, as a recipe says", "docs/rl.md"),
 }
 
@@ -36,7 +38,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Do the action."""
-    return {"pretrain": _pretrain, "sft": _sft}[arguments.action](arguments)
+    return {"pretrain": _pretrain, "sft": _sft, "grpo": _grpo}[arguments.action](arguments)
+
+
+def _grpo(arguments: argparse.Namespace) -> int:
+    from fathom.rl.grpo import GrpoMetrics, GrpoTrainer
+    from fathom.rl.grpo_recipe import read_grpo_recipe
+
+    def show(metrics: GrpoMetrics) -> None:
+        note(
+            f"step {metrics.step}  reward {metrics.reward:.3f}  right {metrics.accuracy:.1%}  "
+            f"silent groups {metrics.zero_advantage:.0%}  length {metrics.length:.0f}  entropy {metrics.entropy:.2f}  "
+            f"mismatch {metrics.mismatch:.3f}  {metrics.rollout_seconds:.0f}+{metrics.training_seconds:.0f} s  "
+            f"{metrics.tokens_per_second:,.0f} tokens/s"
+        )
+
+    recipe = read_grpo_recipe(arguments.recipe, arguments.set)
+    trainer = GrpoTrainer(recipe, arguments.recipe.parent, resume=arguments.resume, say=note)
+    try:
+        checkpoint = trainer.run(show)
+    finally:
+        trainer.close()
+    last = trainer.history[-1] if trainer.history else {}
+    if arguments.json:
+        answer_json({"checkpoint": str(checkpoint), "steps": trainer.step, "seconds": trainer.seconds, "last": last})
+        return 0
+    answer(f"{trainer.step:,} steps, reward {last.get('reward', 0.0):.3f}: {checkpoint}")
+    return 0
 
 
 def _sft(arguments: argparse.Namespace) -> int:
