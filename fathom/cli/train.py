@@ -99,6 +99,9 @@ def _pretrain(arguments: argparse.Namespace) -> int:
 
     recipe = read_recipe(arguments.recipe, arguments.set)
     trainer = Trainer(recipe, arguments.recipe.parent, resume=arguments.resume, say=note)
+    if not trainer.layout.is_main:  # another process of this run speaks
+        trainer.run()
+        return 0
     for line in trainer.plan.lines():
         note(line)
     bar = ProgressBar(trainer.plan, trainer.state.loader.tokens_seen)

@@ -111,7 +111,7 @@ class Experts(nn.Module):
     def forward(self, x_ND: Tensor, routing: Routing) -> Tensor:
         """Return the weighted sum of every token's experts, [N, D]."""
         weights = (self.gate_proj, self.up_proj, self.down_proj)
-        if torch.is_grad_enabled() and x_ND.device.type == "cpu":
+        if self.products is not FULL or (torch.is_grad_enabled() and x_ND.device.type == "cpu"):
             return trained_experts(x_ND, routing.selected_NK, routing.weights_NK, *weights, self.products)
         return grouped_experts(x_ND, routing.selected_NK, routing.weights_NK, *weights)
 

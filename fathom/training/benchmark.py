@@ -15,6 +15,7 @@ from fathom.models.transformer import Transformer
 from fathom.training.machine import keep_freed_memory, matrix_rate
 from fathom.training.objective import Objective, Rows
 from fathom.training.optimizer import DTYPES, AdamW, MasterWeights, clip_scale
+from fathom.training.precision import apply_precision
 from fathom.training.recipe import Recipe, read_recipe, recipe_path
 
 
@@ -48,6 +49,7 @@ class Steps:
         self.model = Transformer(recipe.model)
         self.model.initialise(torch.Generator().manual_seed(recipe.seed))
         self._masters = MasterWeights(self.model, recipe.precision)
+        apply_precision(self.model, recipe.precision)
         self._optimizer = AdamW(self._masters.weights, recipe.optimizer)
         self._objective = Objective(self.model, recipe)
         width = recipe.data.sequence_length + 1 + recipe.model.num_nextn_predict_layers

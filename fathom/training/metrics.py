@@ -45,7 +45,7 @@ class MetricsFile:
     def __init__(self, path: Path, first_step: int) -> None:
         """Keep the lines before `first_step` (those after it will be written again) and append."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists():
+        if path.is_file():
             kept = [line for line in path.read_bytes().splitlines(keepends=True) if _step_of(line) < first_step]
             write_atomically(path, kept)
         self._file = path.open("a", encoding="utf-8")

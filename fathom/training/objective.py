@@ -15,6 +15,7 @@ from fathom.models.experts import Routing
 from fathom.models.transformer import Transformer
 from fathom.training import balance
 from fathom.training.cross_entropy import IGNORED, chunked_cross_entropy
+from fathom.training.parallel import Layout
 from fathom.training.recipe import Recipe
 
 
@@ -73,8 +74,9 @@ class Objective:
     `loads`: how many choices fell on each expert since `begin`, int64 [E] by layer.
     """
 
-    def __init__(self, model: Transformer, recipe: Recipe) -> None:
-        self._model, self._recipe = model, recipe
+    def __init__(self, model: Transformer, recipe: Recipe, layout: Layout | None = None) -> None:
+        """`layout`: other processes with rows of the same batch; counts and means are over all of them."""
+        self._model, self._recipe, self._layout = model, recipe, layout or Layout()
         self._length = recipe.data.sequence_length
         self._routings: list[Routing] = []
         self.loads: dict[int, Tensor] = {}
@@ -85,8 +87,9 @@ class Objective:
         """Prepare a step over `rows` and return its micro-batches."""
         parts = rows.split(self._recipe.batch.micro_sequences)
         levels = range(1 + len(self._model.mtp))
-        self._counted = [max(1, rows.counted(depth, self._length)) for depth in levels]
-        self._micro_batches, self._prediction_weight = len(parts), prediction_weight
+        counted = self._layout.sum(torch.tensor([rows.counted(depth, self._length) for depth in levels]))
+        self._counted = [max(1, count) for count in counted.tolist()]
+        self._micro_batches, self._prediction_weight = len(parts) * self._layout.ranks, prediction_weight
         self.loads = {}
         return parts
 

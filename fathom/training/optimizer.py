@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fathom.kernels.passes import adamw
 from fathom.training.recipe import OptimizerSettings
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "fp8": torch.bfloat16}  # of the model's tensors
 
 
 class MasterWeights:

@@ -71,7 +71,7 @@ def plan_run(recipe: Recipe, rate: float) -> RunPlan:
 
 def state_bytes(recipe: Recipe, parameters: int) -> int:
     """Bytes for every parameter: float32 weight and gradient sum, gradient and copy in the precision, moments, EMA."""
-    copies = {"float32": 4 + 4 + 4, "bfloat16": 4 + 4 + 2 + 2}[recipe.precision]
+    copies = 4 + 4 + (4 if recipe.precision == "float32" else 2 + 2)
     moments = {"float32": 8, "bfloat16": 4}[recipe.optimizer.moments]
     return parameters * (copies + moments + (4 if recipe.ema_decay is not None else 0))
 

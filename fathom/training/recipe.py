@@ -229,12 +229,22 @@ class MachineSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ParallelSettings:
+    """For runs that torchrun starts in several processes, each with its share of the rows. `experts`: each also holds
+    its share of every mixture's experts.
+    """
+
+    experts: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Recipe:
     """A pre-training run.
 
     `output`: the folder of the run, from the recipe's folder. `tokens`: how many are trained on, rounded up to a whole
-    step. `model`: a `ModelConfig` in its own names. `precision`: `float32`, or `bfloat16` with float32 master weights,
-    gradient sums and (unless `optimizer.moments` says else) moments. `recompute`: what is computed again in the
+    step. `model`: a `ModelConfig` in its own names. `precision`: `float32`; `bfloat16` with float32 master weights,
+    gradient sums and (unless `optimizer.moments` says else) moments; `fp8`: the same with FP8 products in attention's
+    projections, feed-forwards and experts, as V3 has them. `recompute`: what is computed again in the
     backward instead of kept. `ema_decay`: of a float32 average of the weights; left out, none. `loss_rows`: rows whose
     logits exist at once. `seed`: of the initial weights and the order of the data. `init`: a checkpoint (its folder,
     from the recipe's) whose weights the run begins with; its config may differ in what has no weights, such as rotary
@@ -252,7 +262,7 @@ class Recipe:
     balance_v2: BalanceV2 | None = None
     balance_v3: BalanceV3 | None = None
     prediction: PredictionSettings | None = None
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["float32", "bfloat16", "fp8"] = "float32"
     recompute: tuple[Region, ...] = ()
     ema_decay: float | None = None
     loss_rows: int = 1024
@@ -263,6 +273,7 @@ class Recipe:
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
     anomalies: AnomalySettings = field(default_factory=AnomalySettings)
     machine: MachineSettings = field(default_factory=MachineSettings)
+    parallel: ParallelSettings = field(default_factory=ParallelSettings)
 
     def __post_init__(self) -> None:
         require(self.tokens >= 1 and self.loss_rows >= 1, "tokens and loss_rows are at least 1")

@@ -19,28 +19,30 @@ from fathom.training.anomalies import Watch
 from fathom.training.checkpoint import read_state, write_checkpoint
 from fathom.training.errors import ResumeError
 from fathom.training.optimizer import DTYPES, AdamW, MasterWeights
+from fathom.training.parallel import Layout, share_experts
 from fathom.training.recipe import Recipe
 
 # Keys that may differ between the sessions of one run: they change nothing that is computed.
-_FREE_KEYS = ("output", "machine", "checkpoints", "evaluation", "anomalies", "recompute", "tensorboard")
+_FREE_KEYS = ("output", "machine", "checkpoints", "evaluation", "anomalies", "recompute", "tensorboard", "parallel")
 
 
 class RunState:
     """Model, optimiser, average, loader and counters of one run."""
 
-    def __init__(self, recipe: Recipe, shards: Path, begin: Path | None = None) -> None:
+    def __init__(self, recipe: Recipe, shards: Path, begin: Path | None = None, layout: Layout | None = None) -> None:
         """Make the state of step 0: weights drawn from the recipe's seed, or those of the checkpoint `begin`.
 
         Raises:
             ResumeError: the checkpoint's tensors are not those of the recipe's model.
 
         """
-        self.recipe = recipe
+        self.recipe, self.layout = recipe, layout or Layout()
         self.model = Transformer(recipe.model)
         if begin is None:
             self.model.initialise(torch.Generator().manual_seed(recipe.seed))
         else:
             self._begin(begin)
+        share_experts(self.model, self.layout)
         self.masters = MasterWeights(self.model, recipe.precision)
         self.optimizer = AdamW(self.masters.weights, recipe.optimizer)
         self.average = (
@@ -51,6 +53,8 @@ class RunState:
             shards,
             data.sequence_length,
             seed=recipe.seed,
+            rank=self.layout.rank,
+            ranks=self.layout.ranks,
             lookahead=1 + recipe.model.num_nextn_predict_layers,
             shuffle=data.shuffle,
             document_ids=data.mask_documents,
@@ -88,8 +92,9 @@ class RunState:
         }
         with torch.device("meta"):
             model = Transformer(self.recipe.model)
-        model.load_state_dict({name: tensor.clone() for name, tensor in self.model.state_dict().items()}, assign=True)
-        tensors = {name: tensor.clone() for name, tensor in self._tensors().items()}
+        full = self.layout.full
+        model.load_state_dict({name: full(name, one) for name, one in self.model.state_dict().items()}, assign=True)
+        tensors = {name: full(name, tensor) for name, tensor in self._tensors().items()}
         step = self.step
         return lambda: write_checkpoint(folder, step, model, tokenizer, state, tensors)
 
@@ -98,9 +103,10 @@ class RunState:
         state, tensors = read_state(checkpoint)
         _check_recipe(self.recipe, state["recipe"], checkpoint)
         model = load_model(open_checkpoint(checkpoint), dtype=DTYPES[self.recipe.precision])
-        self.model.load_state_dict(model.state_dict())
+        part = self.layout.part
+        self.model.load_state_dict({name: part(name, tensor) for name, tensor in model.state_dict().items()})
         for name, tensor in self._tensors().items():
-            tensor.copy_(tensors.tensor(name))
+            tensor.copy_(part(name, tensors.tensor(name)))
         self.masters.publish()
         self.optimizer.updates = state["updates"]
         self.loader.load_state(state["loader"])
@@ -116,7 +122,8 @@ class RunState:
     def average_model(self) -> Transformer:
         """A copy of the model with the averaged weights."""
         model = Transformer(self.recipe.model)
-        model.load_state_dict({**self.model.state_dict(), **self.average})
+        state = {**self.model.state_dict(), **self.average}
+        model.load_state_dict({name: self.layout.full(name, tensor) for name, tensor in state.items()})
         return model.to(DTYPES[self.recipe.precision])
 
     def _tensors(self) -> dict[str, Tensor]:

@@ -1,6 +1,7 @@
 """The one training loop: batches to gradients to weights, with checkpoints, metrics and looks at held-out text."""
 
 import contextlib
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -22,7 +23,9 @@ from fathom.training.machine import deterministic, keep_freed_memory, matrix_rat
 from fathom.training.metrics import MetricsFile, StepMetrics
 from fathom.training.objective import Losses, Objective, Rows
 from fathom.training.optimizer import DTYPES, clip_scale, update_average
+from fathom.training.parallel import layout_from_environment
 from fathom.training.plan import RunPlan, plan_run
+from fathom.training.precision import apply_precision
 from fathom.training.recipe import Recipe
 from fathom.training.recompute import apply_recompute
 from fathom.training.run_state import RunState
@@ -64,7 +67,9 @@ class Trainer:
     def __init__(
         self, recipe: Recipe, base: Path, *, resume: bool = False, say: Say = print, rate: float | None = None
     ) -> None:
-        self.recipe, self.say = recipe, say
+        self.recipe = recipe
+        self.layout = layout_from_environment(recipe)
+        self.say: Say = say if self.layout.is_main else lambda _text: None
         self.output = base / recipe.output
         self._shards = base / recipe.data.shards
         self._checkpoints = self.output / "checkpoints"
@@ -73,25 +78,27 @@ class Trainer:
             raise ResumeError(f"{self.output} holds a run already: add --resume, or choose another output")
         self.plan: RunPlan = plan_run(recipe, rate or matrix_rate(DTYPES[recipe.precision]))
         begin = base / recipe.init if recipe.init is not None and not existing else None
-        self.state = RunState(recipe, self._shards, begin)
+        self.state = RunState(recipe, self._shards, begin, self.layout)
         self._writer = BackgroundWriter()
         self._check_vocabulary()
         self._validation = self._held_out()
         if existing:
             for note in self.state.load(existing[-1]):
-                say(note)
-            say(f"going on from {existing[-1].name}")
+                self.say(note)
+            self.say(f"going on from {existing[-1].name}")
         elif resume:
-            say("no checkpoint yet: starting from the beginning")
+            self.say("no checkpoint yet: starting from the beginning")
+        apply_precision(self.state.model, recipe.precision)
         apply_recompute(self.state.model, recipe.recompute)
-        self._objective = Objective(self.state.model, recipe)
+        self._objective = Objective(self.state.model, recipe, self.layout)
 
     def run(self, on_step: OnStep = lambda _metrics: None) -> Summary:
         """Train to the end of the recipe's tokens and return what came out."""
         keep_freed_memory()
         state, loss, evaluation = self.state, None, None
-        metrics_file = MetricsFile(self.output / "metrics.jsonl", state.step)
-        board = TensorBoard(self.output / "tensorboard", state.step) if self.recipe.tensorboard else None
+        main = self.layout.is_main
+        metrics_file = MetricsFile(self.output / "metrics.jsonl" if main else Path(os.devnull), state.step)
+        board = TensorBoard(self.output / "tensorboard", state.step) if main and self.recipe.tensorboard else None
         try:
             with deterministic():
                 while state.loader.tokens_seen < self.recipe.tokens:
@@ -125,7 +132,7 @@ class Trainer:
         first = state.loader.tokens_seen // recipe.data.sequence_length
         weight = schedules.prediction_weight(recipe.prediction, progress) if recipe.prediction else 0.0
         losses = self._gradients(rows_of(state.loader.next(sequences)), weight)
-        norm = state.masters.gradient_norm()
+        norm = self.layout.norm(state.masters.gradients)
         rate = schedules.learning_rate(recipe.schedule, state.step, progress)
         total = float(losses.total())
         skipped = state.watch.judge(state.step, range(first, first + sequences), total, float(norm))
@@ -163,7 +170,10 @@ class Trainer:
             losses.total().backward()  # type: ignore[no-untyped-call]
             self.state.masters.collect()
             sums = Losses(*(total + one.detach() for total, one in zip(sums, losses, strict=True)))
-        return sums
+        self.layout.sum_gradients(self.state.masters.gradients)
+        for load_E in self._objective.loads.values():
+            self.layout.sum(load_E)
+        return Losses(*self.layout.sum(torch.stack(tuple(sums))))
 
     def _update(self, norm: torch.Tensor, rate: float, progress: float) -> None:
         state, recipe = self.state, self.recipe
@@ -196,6 +206,8 @@ class Trainer:
         A full disk costs the checkpoint, not the run; at the next one the person is told. The last must succeed.
         """
         write = self.state.snapshot(self._checkpoints, self._shards / "tokenizer")
+        if not self.layout.is_main:
+            return
 
         def save() -> None:
             write()
@@ -209,8 +221,11 @@ class Trainer:
     def _finish(self, loss: float | None, evaluation: Evaluation | None) -> Summary:
         state = self.state
         if state.average:
-            shutil.rmtree(self.output / "average", ignore_errors=True)
-            save_model(state.average_model(), self.output / "average")
+            average = state.average_model()
+            if self.layout.is_main:
+                shutil.rmtree(self.output / "average", ignore_errors=True)
+                save_model(average, self.output / "average")
+        self.layout.sum(torch.zeros(1))  # wait for the process that writes
         newest = checkpoints(self._checkpoints)[-1]
         tokens = state.loader.tokens_seen
         return Summary(newest, state.step, tokens, loss, evaluation, state.seconds, self._cost())
