@@ -22,7 +22,7 @@ from fathom.training.schedules import batch_sequences
         ("tokens='many'", "should be int"),
         ("model.hidden_size=0", "hidden_size"),
         ("batch.sequences=15", "multiple of micro_sequences"),
-        ("precision='fp8'", "precision"),
+        ("precision='fp4'", "precision"),
         ("balance_v2.expert=0.1", "belongs to deepseek_v2"),
         ("model.num_nextn_predict_layers=0", "go together"),
         ("schedule.steps.factor=0.3", "not both"),
