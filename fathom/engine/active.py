@@ -98,6 +98,8 @@ class ActiveRequest:
 
     def take(self, choice: TokenChoice, sequence: ScheduledSequence["ActiveRequest"]) -> FinishReason | None:
         """Append the next token and send what it completes; the reason, if that ends the request."""
+        if not self._forced and choice.token in self._stop_ids and self._stops_in_thought:
+            self._forced.extend(self._end_of_thought)  # the turn would be over without a word of answer
         if self._forced:
             choice = TokenChoice(self._forced.popleft())
         self._last_token = time.monotonic()
@@ -131,6 +133,11 @@ class ActiveRequest:
         finished = Finished(reason, usage, timings, tokens, self._output.stop_string, error)
         self._send(finished)
         return finished
+
+    @property
+    def _stops_in_thought(self) -> bool:
+        """Whether to end the turn now would leave out the answer, where one is promised (by a bound of the thought)."""
+        return self.request.max_thought_tokens is not None and self._output.in_thought and bool(self._end_of_thought)
 
     def _bound_thought(self, tokens: Sequence[int]) -> None:
         """End a thought that is no longer wanted, too long, or goes round in circles, so that an answer follows."""

@@ -17,6 +17,7 @@ from fathom.engine.runner import Runner
 from fathom.engine.sampling import SamplingParams
 from fathom.engine.speculation import SpeculationMode
 from fathom.engine.stats import EngineLimits, EngineStats
+from fathom.engine.thinking import Thinker
 from fathom.models.config import ModelConfig
 from fathom.models.lora import Adapter
 from fathom.text import ChatTemplate, Grammar, Message, PlainParser, Prompt, StreamParser, Tokenizer, Tool
@@ -61,6 +62,7 @@ class Engine:
         defaults: what holds where a request says nothing.
         speculation: "auto": guess tokens ahead by what was said before, and by the model's own modules where it has
             any, as far as that pays; "lookup": without the modules; "off". What is answered does not depend on it.
+        thinker: an adapter for requests that begin with a thought, of a base model that cannot think by itself.
 
     """
 
@@ -76,10 +78,11 @@ class Engine:
         policy: Mapping[str, str] | None = None,
         defaults: GenerationDefaults | None = None,
         speculation: SpeculationMode = "auto",
+        thinker: Thinker | None = None,
     ) -> None:
         self.runner = runner
         self.tokenizer = tokenizer
-        self.template = template
+        self.template = template if thinker is None else thinker.template(template)
         self.model_name = model_name
         self.config = config
         self.defaults = defaults or GenerationDefaults()
@@ -88,7 +91,10 @@ class Engine:
         self._policy = dict(policy or {})
         self._core = EngineCore(runner, self._limits, model_name, speculation)
         self._grammars = Grammars(tokenizer, runner.vocab_size)
+        self._thinker = thinker if thinker is not None and self.template.thinks else None
         atexit.register(self.close)  # a daemon thread inside native code must not outlive the interpreter
+        if self._thinker is not None:
+            self.add_adapter(self._thinker.name, self._thinker.adapter)
 
     def submit(self, request: Request, on_event: OnEvent) -> Ticket:
         """Queue a request; its events go to `on_event`, the last one is always Finished.
@@ -242,8 +248,10 @@ class Engine:
         self.close()
 
     def _accept(self, request: Request, on_event: OnEvent) -> ActiveRequest:
+        self._check_prompt(request.prompt.ids)
+        if self._thinker is not None:
+            request = self._thinker.take(request, self.defaults, self.max_tokens - len(request.prompt.ids))
         ids, params = request.prompt.ids, request.params
-        self._check_prompt(ids)
         beyond = [token for token in params.logit_bias if not 0 <= token < self.runner.vocab_size]
         if beyond:
             raise InvalidRequestError(f"logit_bias names token {beyond[0]}; ids go to {self.runner.vocab_size - 1}")

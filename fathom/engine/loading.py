@@ -18,6 +18,7 @@ from fathom.engine.policy import Choice
 from fathom.engine.runner import Runner
 from fathom.engine.speculation import MODES, SpeculationMode
 from fathom.engine.stats import EngineLimits
+from fathom.engine.thinking import find_thinker
 from fathom.engine.torch_runner import TorchRunner, bytes_per_page
 from fathom.text import ChatTemplate, MissingTemplate, TemplateError, Tokenizer, chat_template
 
@@ -91,16 +92,21 @@ def load(
     choices = {"device": device_choice, **choices}
     for what, choice in choices.items():
         log.info("%s: %s", what, choice)
+    template = read_template(tokenizer, dialect)
+    thinker = None if dialect is not None or template.thinks else find_thinker(checkpoint)
+    if thinker is not None:
+        choices["thinking"] = Choice(thinker.name, f"the adapter {thinker.folder} thinks for this model")
     return Engine(
         made,
         tokenizer,
-        read_template(tokenizer, dialect),
+        template,
         model_name=name_of(ref),
         config=checkpoint.config,
         limits=wishes.limits,
         policy=policy.in_words(choices),
         defaults=read_defaults(checkpoint),
         speculation=speculation,
+        thinker=thinker,
     )
 
 

@@ -58,6 +58,11 @@ class Output:
         """Tokens of thought so far."""
         return self._parser.thought_tokens
 
+    @property
+    def in_thought(self) -> bool:
+        """Whether the next token belongs to a thought."""
+        return self._parser.place == "thought"
+
     def push(self, choice: TokenChoice) -> bool:
         """Send what one more token completes; True when its text completes a stop string."""
         before = self._parser.thought_tokens

@@ -121,6 +121,67 @@ GENERAL: Sequence[tuple[str, str, Sequence[str]]] = (
         ("public transport", "reading", "solar power", "working from home", "walking", "open source software"),
     ),
     (
+        "What is the capital of {}?",
+        "The user asks for the capital of {0}. I will name the city and add one fact about it.",
+        ("France", "Germany", "Italy", "Spain", "Japan", "Egypt", "Canada", "Australia", "Brazil", "India", "Russia"),
+    ),
+    (
+        "What is the difference between {}?",
+        "I have to compare {0}. I will say what each of them is, and then in what they differ.",
+        (
+            "a virus and a bacterium",
+            "weather and climate",
+            "a lake and a sea",
+            "tea and coffee",
+            "a hill and a mountain",
+        ),
+    ),
+    (
+        "Who was {}?",
+        "The question is who {0} was. I will say what this person is known for, and when and where they lived.",
+        ("Albert Einstein", "Cleopatra", "Leonardo da Vinci", "Jane Austen", "Napoleon", "Charles Darwin", "Galileo"),
+    ),
+    (
+        "Why {}?",
+        "I am asked why {0}. I will give the reason first and explain it in a few plain words.",
+        (
+            "is the sky blue",
+            "do leaves fall in autumn",
+            "do we sleep",
+            "is the sea salty",
+            "do cats purr",
+            "do we dream",
+        ),
+    ),
+    (
+        "Give me an idea for {}.",
+        "One good idea for {0} is enough. I will describe it in two or three sentences.",
+        (
+            "a birthday present",
+            "a rainy afternoon",
+            "dinner tonight",
+            "a weekend trip",
+            "a school project",
+            "a short story",
+        ),
+    ),
+    (
+        "Recommend {}.",
+        "The user wants me to recommend {0}. I will name one and say why it is worth it.",
+        ("a book for the holidays", "a film for children", "an easy sport", "a healthy breakfast", "a city to visit"),
+    ),
+    (
+        "Is it {}?",
+        "A yes or no question: is it {0}? I will say so and give the reason.",
+        (
+            "healthy to eat fruit every day",
+            "safe to swim after eating",
+            "good to learn a second language",
+            "possible to live without a car",
+            "true that bats are blind",
+        ),
+    ),
+    (
         "{}",
         "This is a greeting or small talk. A short and friendly answer is enough.",
         ("Hello!", "How are you?", "Good morning!", "Thank you!", "Who are you?", "What can you do?", "Hi there"),
