@@ -44,6 +44,10 @@ class ThoughtParser:
         self.thought_tokens = 0
         self._tokenizer, self._thinking = tokenizer, thinking
 
+    @property
+    def place(self) -> str:
+        return "thought" if self._thinking else "answer"
+
     def push(self, id: int) -> list[Any]:
         if id == THINK_END:
             self._thinking = False
