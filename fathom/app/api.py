@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse
 from fathom.app.chat_routes import answer_routes, chat_routes
 from fathom.app.context import Context
 from fathom.app.database import app_url
+from fathom.app.document_routes import document_routes
 from fathom.app.export_routes import export_routes
 from fathom.app.file_routes import file_routes
 from fathom.app.person_routes import PATH, admin_routes, person_routes
@@ -22,7 +23,7 @@ from fathom.server.errors import invalid
 OWN_LOGIN_PATHS = frozenset({f"{PATH}/*"})
 UPLOAD_PATHS = frozenset({f"{PATH}/files", f"{PATH}/import"})
 _ABOUT_PEOPLE = (person_routes, admin_routes, note_routes)
-_ABOUT_CHATS = (chat_routes, answer_routes, file_routes, share_routes, export_routes)
+_ABOUT_CHATS = (chat_routes, answer_routes, file_routes, share_routes, export_routes, document_routes)
 
 
 def mount_api(app: FastAPI, url: str | None = None) -> Context:

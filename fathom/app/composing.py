@@ -29,12 +29,11 @@ from fathom.costs.prices import PICODOLLARS, rate
 from fathom.engine import Engine
 from fathom.engine.request import EngineEvent, Finished, Request
 from fathom.search.citations import stored_mark
-from fathom.search.prompts import search_prompt
 from fathom.search.searching import Step
 from fathom.server.errors import ApiError, bad_request
 from fathom.server.generation import Generation
 from fathom.server.searched import CitedAnswer
-from fathom.server.searching import PASSAGE_TOKENS
+from fathom.server.searching import PASSAGE_TOKENS, prompt_of
 from fathom.server.service import Service
 from fathom.text import Answer, TextError, Thought
 from fathom.text import Message as Turn
@@ -49,6 +48,7 @@ class Composer:
         self._run, self._engine = run, engine
         self._thought_began: float | None = None
         self._stage = ""
+        self._opening = ""  # what the answer begins with, by code
 
     async def compose(self) -> None:
         """The answer, from its question to the account of it. Raises ApiError."""
@@ -57,7 +57,7 @@ class Composer:
         asked = dataclasses.replace(run.asked, think=run.asked.think and self._engine.template.thinks)
         message.model, message.think = self._engine.model_name, asked.think
         request = await asyncio.to_thread(engine_request, self._engine, conversation, asked, run.person.id)
-        cited = CitedAnswer(sources_of(message.sources), stored_mark)
+        cited = CitedAnswer(sources_of(message.sources), stored_mark, self._opening)
         with Generation(run.service, self._engine, [request], message.model) as generation:
             run.generates(generation)
             async for events in self._events(generation):
@@ -77,7 +77,8 @@ class Composer:
             self._run.note("turns_left_out", text)
         if self._run.message.sources:  # goes on after a stop: from the same sources
             today = datetime.fromtimestamp(self._run.message.created).astimezone().date()
-            asked = search_prompt(conversation[-1].content or "", sources_of(self._run.message.sources), today)
+            sources = sources_of(self._run.message.sources)
+            asked = prompt_of(self._engine, conversation[-1].content or "", sources, today)
             conversation[-1] = Turn("user", asked)
         elif searches:
             conversation = await self._searched(conversation, question)
@@ -113,6 +114,7 @@ class Composer:
         self._run.message.queries = list(found.queries)
         self._run.message.sources = [source_json(number, one) for number, one in enumerate(found.sources, start=1)]
         self._run.message.notes += [dataclasses.asdict(note) for note in found.notes]
+        self._opening = found.opening
         self._run.dirty = True
         self._run.log.put("sources", {"sources": self._run.message.sources, "notes": self._run.message.notes})
         return list(found.messages)

@@ -54,7 +54,7 @@ def answer_events(
         return
     from fathom.server.searched import CitedAnswer
 
-    resolving = CitedAnswer(found.sources)
+    resolving = CitedAnswer(found.sources, opening=found.opening)
     for event in engine.stream(found.messages, **options):
         yield from resolving.take(event)
 

@@ -26,6 +26,7 @@ _CANDIDATES = 50
 _MOST_TERMS = 32  # of a query
 _LEAST_SHARE = 0.4
 _VERSION = 1  # of the schema
+_PASSAGE = re.compile(r"([0-9a-f]{16})#(\d{1,9})-(\d{1,9})")
 _BREAKS = (re.compile(r"\n\n"), re.compile(r"[.!?。！？؟]\s*(?=\S)|\n"), re.compile(r"\s"))
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS documents(
@@ -70,6 +71,18 @@ class Passage:
     section: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Excerpt:
+    """A passage in its surroundings: `before`, `text`, `after` as they stand in the document."""
+
+    url: str
+    title: str
+    section: str | None
+    before: str
+    text: str
+    after: str
+
+
 def spans(text: str, size: int = CHUNK_CHARACTERS) -> list[tuple[int, int]]:
     """Cut a text into parts of at most `size` characters that cover it, at paragraphs, else sentences, else words."""
     found: list[tuple[int, int]] = []
@@ -104,6 +117,7 @@ class Index:
         self._connection.executescript(
             "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA busy_timeout=5000;" + _SCHEMA
         )
+        self._connection.create_function("document_key", 1, document_key, deterministic=True)
         self._lock = threading.RLock()
         self.vectors = vectors
         self._term_ids: dict[str, int] = {}
@@ -268,8 +282,31 @@ class Index:
             "FROM chunks JOIN documents ON documents.id = document WHERE chunks.id = ?",
             (chunk,),
         ).fetchone()
-        section = next((name for name, begin, end in json.loads(sections) if begin <= first < end), None)
+        section = _section(sections, first)
         return Passage(f"{document_key(url)}#{first}-{last}", url, title, text.strip(), published, section)
+
+    def excerpt(self, passage: str, around: int = 3000) -> Excerpt | None:
+        """The passage that an id names, with up to `around` characters on both sides; None where it is not there.
+
+        Only what the index holds can be named: an id is no path, and a document that was removed is gone.
+        """
+        named = _PASSAGE.fullmatch(passage)
+        if named is None:
+            return None
+        key, first, last = named[1], int(named[2]), int(named[3])
+        with self._lock:
+            found = self._connection.execute(
+                "SELECT documents.id FROM chunks JOIN documents ON documents.id = document "
+                "WHERE first = ? AND last = ? AND document_key(url) = ?",
+                (first, last, key),
+            ).fetchone()
+            if found is None:
+                return None
+            url, title, text, sections = self._connection.execute(
+                "SELECT url, title, text, sections FROM documents WHERE id = ?", found
+            ).fetchone()
+        before, after = text[max(0, first - around) : first], text[last : last + around]
+        return Excerpt(url, title, _section(sections, first), before, text[first:last], after)
 
     def close(self) -> None:
         """Close the file."""
@@ -286,6 +323,10 @@ class Index:
 def document_key(url: str) -> str:
     """A short name of a document that stays the same."""
     return hashlib.sha256(url.encode()).hexdigest()[:16]
+
+
+def _section(sections: str, place: int) -> str | None:
+    return next((name for name, first, last in json.loads(sections) if first <= place < last), None)
 
 
 def _spaced(text: str) -> str:

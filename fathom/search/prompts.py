@@ -73,6 +73,13 @@ def search_prompt(question: str, sources: Sequence[Source], today: datetime.date
     return head + (results or _NOTHING[language]) + tail.removesuffix("{question}") + question
 
 
+def short_prompt(question: str, sources: Sequence[Source]) -> str:
+    """For models too small to follow the rules above: the texts, best last, and the question from them."""
+    texts = [clean(source.text or source.snippet) for source in reversed(sources)]
+    ask = "请根据上面的文字回答：" if language_of(question) == "zh" else "Answer this question from the text above: "
+    return "\n\n".join([*texts, f"{ask}{question}"]) if texts else question
+
+
 def written_date(day: datetime.date, language: str) -> str:
     """`2025-03-24, Monday`, or `2025年3月24日，星期一`."""
     if language == "zh":

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 
 from fathom.search.cleaning import clean
 from fathom.search.terms import content_terms, language_of
+from fathom.server.ability import size_of
 
 if TYPE_CHECKING:
     from fathom.engine import Engine
     from fathom.text import Message
 
 MOST_QUERIES = 3
-LEAST_PARAMETERS = 10**9  # of a model that rewrites; smaller ones answer the question or repeat it
 REWRITING_SECONDS = 6.0
 REWRITING_TOKENS = 96
 _LONGEST_QUESTION = 200
@@ -35,7 +35,7 @@ async def queries_for(engine: "Engine", messages: "Sequence[Message]", place: in
     """Up to MOST_QUERIES queries, the surest first; `messages[place]` is the turn that asks `question`."""
     first = keywords(question) if len(question) > _LONGEST_QUESTION else question.strip()
     said = [message.content or "" for message in messages[:place] if message.role == "user"]
-    if rewrites(engine):
+    if size_of(engine) == "able":
         rewritten = await _rewritten(engine, messages[:place], question)
     else:
         rewritten = _leaning(question, said)
@@ -46,13 +46,6 @@ def keywords(text: str, most: int = 12) -> str:
     """The words of a text that say something."""
     # Terms of Chinese are pairs of characters, which overlap: its sentences are cut instead.
     return text[:_LONGEST_QUERY] if language_of(text) == "zh" else " ".join(content_terms(text)[:most])
-
-
-def rewrites(engine: "Engine") -> bool:
-    """Whether the model is large enough to be asked."""
-    from fathom.costs.model import model_costs
-
-    return engine.config is not None and model_costs(engine.config).parameters_total >= LEAST_PARAMETERS
 
 
 def _leaning(question: str, said: Sequence[str]) -> list[str]:

@@ -42,18 +42,29 @@ ServerEvent = EngineEvent | SearchEvent
 class CitedAnswer:
     """The events of one answer given from sources, with `[citation:N]` rewritten (to `[M]`) in the answer only."""
 
-    def __init__(self, sources: Sequence[Source], mark: Mark = reader_mark) -> None:
+    def __init__(self, sources: Sequence[Source], mark: Mark = reader_mark, opening: str = "") -> None:
+        """`opening` (of `Found`) is put before the first text of the answer, or stands for it."""
         self._sources = sources
+        self._opening = opening
         self._filter = CitationFilter(len(sources), mark)
         self._text = ""
 
     def take(self, event: EngineEvent) -> list[EngineEvent | Cited]:
         """What to send on for an event of the engine."""
         if isinstance(event, Answer):
-            return self._show(self._filter.push(event.text))
+            return self._show(self._filter.push(self._opened() + event.text))
         if isinstance(event, Finished):
-            return [*self._show(self._filter.finish()), self._cited(), event]
+            return [
+                *self._show(self._filter.push(self._opened())),
+                *self._show(self._filter.finish()),
+                self._cited(),
+                event,
+            ]
         return [event]
+
+    def _opened(self) -> str:
+        opening, self._opening = self._opening, ""
+        return opening
 
     def _show(self, text: str) -> list[EngineEvent | Cited]:
         self._text += text
@@ -124,7 +135,7 @@ class SearchedGeneration:
                 raise arrival
             yield [(0, arrival)]
         requests = await asyncio.to_thread(self._render, arrival.messages)
-        answers = [CitedAnswer(arrival.sources) for _ in requests]
+        answers = [CitedAnswer(arrival.sources, opening=arrival.opening) for _ in requests]
         async for events in self._generation(requests):
             cited = [(choice, one) for choice, event in events for one in answers[choice].take(event)]
             if cited:

@@ -18,12 +18,14 @@ from urllib.parse import urlsplit
 from fathom.search.configured import EngineSettings, web_engines
 from fathom.search.engines import LocalEngine, SearchEngine, Source
 from fathom.search.extraction import Extractor
-from fathom.search.index import Index
-from fathom.search.prompts import fit_passages, search_prompt
+from fathom.search.index import Excerpt, Index
+from fathom.search.prompts import fit_passages, search_prompt, short_prompt
+from fathom.search.quotes import quotes
 from fathom.search.restriction import Restriction
 from fathom.search.searching import DEFAULT_SOURCES, UNRESTRICTED, Note, Progress, Searcher, SearchResult
 from fathom.search.vectors import WordVectors
-from fathom.server.errors import bad_request
+from fathom.server.ability import size_of
+from fathom.server.errors import ApiError, bad_request
 from fathom.server.queries import keywords, queries_for
 from fathom.server.word_vectors import stored_word_vectors, word_vectors
 from fathom.text import Message, TextError
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("fathom.server")
 
 PASSAGE_TOKENS = 3072  # of sources in one prompt, where the model's context has room for them
+SMALL_MODELS_SOURCES = 2  # more texts mislead a small model more than they tell it
 ANSWER_TOKENS = 1024  # of the context that sources leave free
 
 
@@ -47,6 +50,7 @@ class Found:
     sources: tuple[Source, ...]
     notes: tuple[Note, ...]
     messages: tuple[Message, ...]
+    opening: str = ""
 
 
 class SearchService:
@@ -122,7 +126,7 @@ class SearchService:
             return await searcher.search(once_more, k=k, restriction=restriction, progress=progress)
 
         result = await _survived(search(), asked)
-        return await asyncio.to_thread(_place, engine, messages, place, result, notes)
+        return await asyncio.to_thread(_place, engine, messages, place, asked, result, notes)
 
     def _word_vectors(self) -> WordVectors | None:
         """The word vectors; where they were never made, the first search has them made and does without."""
@@ -140,8 +144,21 @@ class SearchService:
         except Exception:
             log.exception("word vectors could not be made: search goes on by words alone")
 
+    def excerpt(self, passage: str, caller: str | None = None) -> Excerpt:
+        """The passage of an own document that a source names, in its surroundings. Raises ApiError 404.
+
+        Who may not search the own documents is told the same as who asks for what is not there.
+        """
+        found = self.index.excerpt(passage) if self._may_see_documents(caller) else None
+        if found is None:
+            raise ApiError(404, "This passage is not in the own documents (any more): search again")
+        return found
+
+    def _may_see_documents(self, caller: str | None) -> bool:
+        return caller is None or caller in self._documents_for
+
     def _own_documents(self, caller: str | None, notes: list[Note]) -> list[SearchEngine]:
-        if caller is None or caller in self._documents_for:
+        if caller is None or self._may_see_documents(caller):
             return [LocalEngine(self.index)]
         text = "this machine's own documents are searched only for its owner, and for whom documents_for names"
         notes.append(Note("documents_private", caller, text))
@@ -181,7 +198,12 @@ def last_user_turn(messages: Sequence[Message]) -> int:
 
 
 def _place(
-    engine: "Engine", messages: Sequence[Message], place: int, result: SearchResult, notes: Sequence[Note]
+    engine: "Engine",
+    messages: Sequence[Message],
+    place: int,
+    asked: str,
+    result: SearchResult,
+    notes: Sequence[Note],
 ) -> Found:
     """Sources cut to the room that the conversation leaves, and the prompt with them."""
     question = messages[place].content or ""
@@ -191,7 +213,7 @@ def _place(
         return len(engine.tokenizer.encode(text))
 
     def placed(sources: Sequence[Source]) -> tuple[Message, ...]:
-        turn = replace(messages[place], content=search_prompt(question, sources, today))
+        turn = replace(messages[place], content=prompt_of(engine, question, sources, today))
         return (*messages[:place], turn, *messages[place + 1 :])
 
     room = engine.max_tokens - ANSWER_TOKENS - _rendered_tokens(engine, placed(()))
@@ -200,7 +222,16 @@ def _place(
     if result.sources and not sources:
         text = "the conversation fills the model's context and leaves no room for sources: begin a new one"
         notes.append(Note("no_room", engine.model_name, text))
-    return Found(result.queries, tuple(sources), tuple(notes), placed(sources))
+    is_begun = place + 1 < len(messages)
+    opening = quotes(asked, sources) if size_of(engine) == "small" and not is_begun else ""
+    return Found(result.queries, tuple(sources), tuple(notes), placed(sources), opening)
+
+
+def prompt_of(engine: "Engine", question: str, sources: Sequence[Source], today: datetime.date) -> str:
+    """The user's turn with its sources: DeepSeek's search prompt, or the best few texts for a model that is small."""
+    if size_of(engine) == "small":
+        return short_prompt(question, sources[:SMALL_MODELS_SOURCES])
+    return search_prompt(question, sources, today)
 
 
 def _rendered_tokens(engine: "Engine", messages: Sequence[Message]) -> int:

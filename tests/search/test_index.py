@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from fathom.search.documents import add_path, add_url
 from fathom.search.errors import BlockedAddressError, IndexingError
 from fathom.search.extraction import Extractor
+from fathom.search.extracts import Section
 from fathom.search.index import Document, Index, spans
 from fathom.search.ranking import fuse
 from fathom.search.terms import content_terms, language_of
@@ -161,3 +162,24 @@ def test_a_page_is_indexed_through_the_one_fetcher(site, run):
 def test_this_sqlite_has_what_the_index_needs():
     options = {row[0] for row in sqlite3.connect(":memory:").execute("PRAGMA compile_options")}
     assert "ENABLE_FTS5" in options
+
+
+def test_a_passage_opens_in_its_surroundings(tmp_path):
+    sections = (Section("page 1", 0, 1500), Section("page 2", 1500, 4000))
+    text = "".join(f"Sentence {number} of the text says little. " for number in range(80)) + "The needle is here."
+    with Index(None) as index:
+        index.add(Document("file:///x", "X <b>", text, sections=sections))
+        passage = index.search("needle", 1)[0]
+        assert passage.section == "page 2"
+        excerpt = index.excerpt(passage.id, around=100)
+        assert excerpt is not None
+        assert "needle" in excerpt.text
+        assert text.find(excerpt.before + excerpt.text + excerpt.after) >= 0
+        assert len(excerpt.before) == 100
+        assert (excerpt.title, excerpt.section) == ("X <b>", "page 2")
+        key, _, place = passage.id.partition("#")
+        other = f"{'0' * 16}#{place}"
+        for wrong in ("", "x", passage.id + "0", other, f"{key}#0-3", f"{key}#../../etc/passwd", f"{key}#-1-5"):
+            assert index.excerpt(wrong) is None
+        index.remove("file:///x")
+        assert index.excerpt(passage.id) is None

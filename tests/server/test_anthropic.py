@@ -1,7 +1,6 @@
 """Anthropic's Messages: raw HTTP and the official client."""
 
 import json
-import threading
 
 import anthropic
 import pytest
@@ -240,9 +239,18 @@ def test_a_failure_in_the_middle_is_an_error_event(served):
 def test_pings_while_nothing_comes_and_leaving(start):
     served = start(keep_alive_seconds=0.05)
     served.engine.hold.clear()
-    threading.Timer(0.2, served.engine.hold.set).start()
-    stream = events(post(served, stream=True))
-    assert [event["type"] for event in stream[:3]] == ["message_start", "ping", "ping"]
+    names: list[str] = []
+    with (
+        served.client() as client,
+        client.stream("POST", "/anthropic/v1/messages", json={**ASK, "stream": True}) as response,
+    ):
+        for line in response.iter_lines():
+            if line.startswith("event: "):
+                names.append(line.removeprefix("event: "))
+            if names.count("ping") == 3:
+                served.engine.hold.set()
+    assert names[:4] == ["message_start", "ping", "ping", "ping"]
+    assert names[-1] == "message_stop"
     served.engine.hold.clear()
     with (
         served.client() as client,

@@ -311,3 +311,20 @@ def test_engines_and_sites_may_be_named(searching, site):
     assert [source["title"] for source in blocked["search"]["sources"]] == ["Lentil soup"]
     few = searching.chat(messages=question, search={"max_results": 1}).json()
     assert len(few["search"]["sources"]) == 1
+
+
+def test_a_small_model_is_given_quotes_and_a_short_prompt(searching):
+    from fathom.models import PRESETS
+
+    searching.engine.config = PRESETS["tiny-v2"]
+    searching.engine.script = lambda request: [Answer("Fast.")]
+    reply = ask(searching, "How long do red lentils cook?").json()
+    prompt = searching.engine.template.rendered[-1][0][-1].content
+    assert prompt.endswith("Answer this question from the text above: How long do red lentils cook?")
+    assert "webpage" not in prompt
+    content = reply["choices"][0]["message"]["content"]
+    assert content.startswith("> Red lentils cook in twenty minutes.[1]\n")
+    assert content.endswith("\n\nFast.")
+    first = reply["choices"][0]["message"]["annotations"][0]
+    assert first["supported"] is True
+    assert first["url_citation"]["title"] == "Lentil soup"
