@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from fathom.cli.engines import add_model_flags, load_engine, model_flags
@@ -16,18 +17,26 @@ from fathom.cli.terminal import note
 if TYPE_CHECKING:
     from fathom.engine import Engine
     from fathom.server.config import ServerConfig
-    from fathom.server.service import Progress
+    from fathom.server.gateway.upstreams import Upstream
+    from fathom.server.service import Load, Progress
 
 DESCRIPTION = (
     "Serve the API and the chat page. It listens at once and loads the model meanwhile; /health says how far it is."
 )
 EXAMPLE = "fathom serve --port 8000"
-_SERVER_FLAGS = ("host", "port", "api_key", "allowed_hosts", "origins", "strict", "drain_seconds")
+_SERVER_FLAGS = ("upstreams", "host", "port", "api_key", "allowed_hosts", "origins", "strict", "drain_seconds")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The model, the address, and who may call."""
     add_model_flags(parser)
+    parser.add_argument(
+        "--upstream",
+        dest="upstreams",
+        metavar="URL[;weight=W][;model=NAME],...",
+        help="stand in front of OpenAI-compatible servers instead of loading a model (FATHOM_UPSTREAM; their key is "
+        "FATHOM_UPSTREAM_KEY)",
+    )
     parser.add_argument("--host", help="address to listen on; others than the loopback need a key (FATHOM_HOST)")
     parser.add_argument("--port", type=int, help="port; 0 takes a free one (FATHOM_PORT, default 8000)")
     parser.add_argument(
@@ -68,7 +77,8 @@ def run(arguments: argparse.Namespace) -> int:
     from fathom.server.api import create_app
 
     accounts = Accounts(accounts_file(), settings["price_plan"])
-    service = Service(lambda progress: _load(settings, progress), settings["model"], accounts, search_service(settings))
+    load, name = _loading(settings)
+    service = Service(load, name, accounts, search_service(settings))
     app = create_app(service, config)
     mount(app)
     mount_api(app)
@@ -130,6 +140,29 @@ def _has_users() -> bool:
     return Users(Database(app_url())).exist()
 
 
+def _loading(settings: Settings) -> "tuple[Load, str]":
+    """What makes the engine, and the model's name until it is there."""
+    if not settings["upstreams"]:
+        return partial(_load, settings), settings["model"]
+    from fathom.server.gateway.upstreams import parse
+
+    try:
+        upstreams = [parse(text) for text in settings["upstreams"]]
+    except ValueError as error:
+        raise CommandError(f"--upstream: {error}", code=2) from error
+    return partial(_connect, upstreams, settings["upstream_key"]), "upstream"
+
+
+def _connect(upstreams: "list[Upstream]", key: str | None, _: "Progress") -> "Engine":
+    from fathom.server.gateway.engine import UpstreamEngine
+
+    engine = UpstreamEngine(upstreams, key=key)
+    for name, state in engine.stats().policy.items():
+        note(f"  {name}  {state}")
+    note("ready")
+    return engine
+
+
 def _load(settings: Settings, progress: "Progress") -> "Engine":
     engine = load_engine(settings, progress)
     note(f"  model    {engine.model_name}, {engine.max_tokens:,} tokens of context")
@@ -155,7 +188,11 @@ def _announce(config: "ServerConfig", port: int, settings: Settings, *, has_keys
     note(f"Fathom listens on http://{shown}:{port}")
     note(f"  API      http://{shown}:{port}/v1")
     note(f"  key      {key}")
-    note(f"  loading  {settings['model']}")
+    note(
+        "  in front of " + ", ".join(settings["upstreams"])
+        if settings["upstreams"]
+        else f"  loading  {settings['model']}"
+    )
 
 
 def _log_to_stderr(*, quiet: bool) -> None:

@@ -31,6 +31,8 @@ class Setting:
 
 SETTINGS = (
     Setting("model", "FATHOM_MODEL", DEFAULT_MODEL, "the model to serve or to ask"),
+    Setting("upstreams", "FATHOM_UPSTREAM", [], "OpenAI-compatible servers to stand in front of", _names),
+    Setting("upstream_key", "FATHOM_UPSTREAM_KEY", None, "the key that they want", secret=True),
     Setting("host", "FATHOM_HOST", "127.0.0.1", "address to listen on"),
     Setting("port", "FATHOM_PORT", 8000, "port to listen on; 0 takes a free one", int),
     Setting("api_key", "FATHOM_API_KEY", None, "the key that clients must send", secret=True),

@@ -1,6 +1,7 @@
 """From a generation to either form of the answer, for every dialect: a stream, or the sum of what would be streamed."""
 
 from collections.abc import AsyncIterator, Iterable, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 from starlette.responses import Response
@@ -8,8 +9,7 @@ from starlette.responses import Response
 from fathom.engine.request import Finished
 from fathom.server.config import ServerConfig
 from fathom.server.dialects import OPENAI, Chunk, Dialect
-from fathom.server.errors import ApiError
-from fathom.server.generation import Generation
+from fathom.server.generation import Generation, failure
 from fathom.server.searched import SearchedGeneration, ServerEvent
 from fathom.server.sse import EventStream, WholeAnswer
 
@@ -39,7 +39,10 @@ def respond(
     headers = {"x-fathom-warning": said} if warnings else {}
     source = chunk_batches(generation, maker, opening)
     if stream:
-        return EventStream(source, config, headers, generation, dialect)
+        accepted = (
+            partial(generation.accepted, config.keep_alive_seconds) if isinstance(generation, Generation) else None
+        )
+        return EventStream(source, config, headers, generation, dialect, accepted)
     return WholeAnswer(_sum(source, maker), config, headers, generation, dialect)
 
 
@@ -55,8 +58,9 @@ async def chunk_batches(
             chunks += maker.chunks(choice, event)
         if chunks:
             yield chunks
-        if any(isinstance(event, Finished) and event.reason == "error" for _, event in events):
-            raise ApiError(500, "The engine failed on this answer; the server's log has the details")
+        for _, event in events:
+            if isinstance(event, Finished) and event.reason == "error":
+                raise failure(event)
 
 
 async def _sum(source: AsyncIterator[Sequence[Chunk]], maker: ChunkMaker) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from fathom.engine import Engine
 from fathom.engine.constraint import Constraint
 from fathom.server.errors import bad_request, invalid
+from fathom.server.gateway.engine import UpstreamEngine
 from fathom.text import Calls, GrammarError, Message, Tool, answer_grammar
 from fathom.text.grammars import ANY_OBJECT
 from fathom.text.messages import json_text
@@ -41,6 +42,8 @@ class Form:
     def constraint(self, engine: Engine) -> Constraint | None:
         """What holds the answer to this form; None for free text. Slow when the form is new. Raises ApiError."""
         calls = self._calls()
+        if isinstance(engine, UpstreamEngine):
+            return engine.form(self)  # type: ignore[no-any-return]
         if self.schema is None and calls is None:
             return None
         try:

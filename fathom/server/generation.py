@@ -3,6 +3,7 @@
 Knows nothing of dialects: chat, completions and what comes later all read the same events.
 """
 
+import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ from fathom.engine.errors import EngineClosedError, EngineError, InvalidRequestE
 from fathom.engine.mailbox import AsyncMailbox
 from fathom.engine.request import EngineEvent, Finished, Request
 from fathom.server.errors import ApiError, bad_request
+from fathom.server.gateway.engine import Refused, UpstreamEngine
 from fathom.server.service import Service
 
 if TYPE_CHECKING:
@@ -50,6 +52,8 @@ class Generation:
         self._unfinished = 0
         self._began = time.monotonic()
         self._started = False
+        self._is_remote = isinstance(engine, UpstreamEngine)
+        self._first: list[Arrival] = []  # what came while waiting to be sure
         self._meter = meter
         if meter is None and service.accounts is not None:
             self._meter = service.accounts.open_meter(model, len(requests), prompts)
@@ -76,6 +80,20 @@ class Generation:
         metrics.finished["aborted"] += self._unfinished
         metrics.duration.observe(time.monotonic() - self._began)
 
+    async def accepted(self, seconds: float) -> None:
+        """Wait until it is sure that there will be an answer, at most so long. Raises ApiError where there is none.
+
+        What the engine of this process took, it answers. A server elsewhere may refuse: then its first event says so.
+        """
+        if self._is_remote:
+            with contextlib.suppress(TimeoutError):
+                self._first = await asyncio.wait_for(self._arrivals.take(), seconds)
+            for arrival in self._first[:1]:  # behind a first token it is no refusal any more
+                if isinstance(arrival, ApiError):
+                    raise arrival
+                if isinstance(arrival[1], Refused):
+                    raise failure(arrival[1])
+
     def __aiter__(self) -> Self:
         return self
 
@@ -84,7 +102,8 @@ class Generation:
         if self._unfinished == 0:
             raise StopAsyncIteration
         events: list[tuple[int, EngineEvent]] = []
-        for arrival in await self._arrivals.take():
+        arrivals, self._first = self._first or await self._arrivals.take(), []
+        for arrival in arrivals:
             if isinstance(arrival, ApiError):
                 raise arrival
             events.append(arrival)
@@ -143,3 +162,11 @@ def refusal(error: EngineError) -> ApiError:
     if isinstance(error, InvalidRequestError):
         return bad_request(str(error))
     return ApiError(500, "The engine refused the request for a reason of its own; the server's log has it")
+
+
+def failure(event: Finished) -> ApiError:
+    """What a client is told of an answer that failed."""
+    if not isinstance(event, Refused):
+        return ApiError(500, "The engine failed on this answer; the server's log has the details")
+    status = event.status if event.status in (400, 402, 413, 422, 429) else 503
+    return ApiError(status, f"The model's server: {event.error}", retry_after=2 if status in (429, 503) else 0)

@@ -4,7 +4,7 @@ Both responses end their source the moment the client is gone, whatever the sour
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -78,7 +78,8 @@ class EventStream(WatchedResponse):
     """Chunks as the dialect's events, its sign of life while there are none, its last word at the end.
 
     `source` yields the chunks that are ready, several at a time when the reader is slower than the engine. An ApiError
-    raised by it is past the point of a status code: it becomes the dialect's error event.
+    raised by it is past the point of a status code: it becomes the dialect's error event. `accepted` is awaited before
+    the headers: what it raises has a status code still.
     """
 
     def __init__(
@@ -88,12 +89,16 @@ class EventStream(WatchedResponse):
         headers: Mapping[str, str],
         resource: AbstractContextManager[Any],
         dialect: Dialect,
+        accepted: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         super().__init__(config, {**_STREAM_HEADERS, **headers}, resource, dialect)
+        self.accepted = accepted
         self.source = source
 
     async def work(self, send: Send) -> None:
         """Send what the source yields, and signs of life while it does not."""
+        if self.accepted is not None:
+            await self.accepted()
         await self.start(send)
         try:
             async for chunks in self._kept_alive(send):

@@ -22,6 +22,7 @@ from fathom.server.deepseek.answers import choices, includes_usage, sampling_par
 from fathom.server.deepseek.fields import CompletionFields
 from fathom.server.dialects import Chunk
 from fathom.server.errors import bad_request, invalid
+from fathom.server.gateway.engine import UpstreamEngine
 from fathom.server.generation import Generation
 from fathom.server.models import DEFAULT_MAX_TOKENS, mode_of
 from fathom.server.searched import ServerEvent
@@ -68,7 +69,10 @@ def engine_requests(fields: CompletionFields, engine: Engine) -> list[Request]:
     )
     if fields.echo and fields.logprobs is not None:
         params = replace(params, prompt_logprobs=fields.logprobs)
-    prompts = [engine.plain_prompt(_prompt(prompt, fields.suffix, engine)) for prompt in fields.prompts]
+    if isinstance(engine, UpstreamEngine):
+        prompts: list[Prompt] = [engine.plain_prompt(prompt, fields.suffix) for prompt in fields.prompts]
+    else:
+        prompts = [engine.plain_prompt(_prompt(prompt, fields.suffix, engine)) for prompt in fields.prompts]
     return [Request(prompt, params, plain=True, salt=fields.user_id) for prompt in prompts]
 
 
