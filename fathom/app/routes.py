@@ -21,9 +21,10 @@ CONTENT_SECURITY_POLICY = "; ".join(
         "default-src 'none'",
         "script-src 'self'",
         "style-src 'self'",
-        "img-src 'self' data:",
+        "img-src 'self' data: blob:",
         "connect-src 'self'",
         "font-src 'self'",
+        "manifest-src 'self'",
         "base-uri 'none'",
         "form-action 'none'",
         "frame-ancestors 'none'",
@@ -46,7 +47,9 @@ MEDIA_TYPES = {
     ".js": "text/javascript; charset=utf-8",
     ".json": "application/json",
     ".mjs": "text/javascript; charset=utf-8",
+    ".png": "image/png",
     ".svg": "image/svg+xml",
+    ".webmanifest": "application/manifest+json",
 }
 
 
@@ -62,8 +65,13 @@ class Asset:
     @staticmethod
     def read(path: Path) -> "Asset":
         """The file at `path`; its media type follows from its name, text when unknown (licences)."""
-        plain = path.read_bytes()
-        media_type = MEDIA_TYPES.get(path.suffix) or mimetypes.guess_type(path.name)[0] or "text/plain; charset=utf-8"
+        return Asset.of(path.name, path.read_bytes())
+
+    @staticmethod
+    def of(name: str, plain: bytes) -> "Asset":
+        """The bytes of a file called `name`."""
+        suffix = Path(name).suffix
+        media_type = MEDIA_TYPES.get(suffix) or mimetypes.guess_type(name)[0] or "text/plain; charset=utf-8"
         compressed = gzip.compress(plain, mtime=0)
         return Asset(
             media_type, plain, compressed if len(compressed) < len(plain) else None, hashlib.sha256(plain).hexdigest()
@@ -97,9 +105,24 @@ def matches(if_none_match: str, etag: str) -> bool:
     return etag in tags or "*" in tags
 
 
+def page_with_preloads(html: str) -> str:
+    """The page, naming every module it needs at once, so that the browser fetches them together and not one by one.
+
+    What is under `js/later/` is fetched when it is first used.
+    """
+    modules = ["vendor/markdown-it/markdown-it.mjs", "vendor/dompurify/purify.mjs"]
+    found = (path.relative_to(STATIC) for path in (STATIC / "js").rglob("*.js"))
+    modules += sorted(path.as_posix() for path in found if "later" not in path.parts)
+    links = (f'<link rel="modulepreload" href="/static/{name}">' for name in modules)
+    return html.replace("<!-- modules -->", "\n    ".join(links))
+
+
 def mount(app: FastAPI) -> None:
-    """Add `GET /`, the same page for shared chats, and `GET /static/...` to `app`, outside its API schema."""
+    """Add the page (also for shared chats), its files and its service worker to `app`, outside its API schema."""
     assets = {path.relative_to(STATIC).as_posix(): Asset.read(path) for path in STATIC.rglob("*") if path.is_file()}
+    assets["index.html"] = Asset.of(
+        "index.html", page_with_preloads((STATIC / "index.html").read_text("utf-8")).encode()
+    )
 
     @app.get("/", include_in_schema=False)
     async def page(request: Request) -> Response:
@@ -108,6 +131,11 @@ def mount(app: FastAPI) -> None:
     @app.get("/share/{token}", include_in_schema=False)
     async def shared(request: Request, token: str) -> Response:  # noqa: ARG001 - the page reads it from its address
         return assets["index.html"].response(request)
+
+    # At the root, since a service worker governs only what lies beside it and below.
+    @app.get("/worker.js", include_in_schema=False)
+    async def worker(request: Request) -> Response:
+        return assets["worker.js"].response(request)
 
     @app.get("/static/{name:path}", include_in_schema=False)
     async def static(request: Request, name: str) -> Response:

@@ -110,7 +110,7 @@ def server_config(settings: Settings, *, allow_public: bool) -> "ServerConfig":
         allowed_origins=tuple(settings["origins"]),
         drain_seconds=settings["drain_seconds"],
         strict=strict,
-        public_paths=frozenset({"/health", "/", "/static/*", "/share/*", "/favicon.ico"}),
+        public_paths=frozenset({"/health", "/", "/static/*", "/worker.js", "/share/*", "/favicon.ico"}),
         own_login_paths=OWN_LOGIN_PATHS,
         upload_paths=UPLOAD_PATHS,
     )

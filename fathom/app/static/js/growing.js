@@ -9,6 +9,8 @@ import { typeset } from "./math.js";
 
 // Rendering may take this share of the time at most, so a huge last block slows its own updates and not the page.
 const SHARE = 0.25;
+// From so many blocks on, those out of sight are not drawn (CSS content-visibility), so a long answer scrolls smoothly.
+const LONG = 40;
 
 export class GrowingText {
   #text = "";
@@ -18,14 +20,31 @@ export class GrowingText {
   #done = false;
   #tail = el("div", { class: "tail" });
 
-  /** `onRender` is called after each change of what is shown. */
-  constructor(onRender = () => {}) {
+  /** `onRender` is called after each change of what is shown; `adorn(root)` may change new DOM before it is shown. */
+  constructor(onRender = () => {}, adorn = () => {}) {
     this.onRender = onRender;
+    this.adorn = adorn;
     this.element = el("div", { class: "prose" }, this.#tail);
   }
 
+  /** The whole text so far. */
+  get source() {
+    return this.#text;
+  }
+
   append(text) {
+    if (!text) return;
     this.#text += text;
+    this.#done = false;
+    this.#schedule();
+  }
+
+  /** Begins again with another text. */
+  restart(text) {
+    this.#clear();
+    this.#tail.replaceChildren();
+    this.#text = text;
+    this.#done = false;
     this.#schedule();
   }
 
@@ -35,6 +54,11 @@ export class GrowingText {
     cancelAnimationFrame(this.#frame);
     this.#frame = 0;
     this.#render();
+  }
+
+  /** Adorns again what is shown: something has become known that it depends on. */
+  again() {
+    this.adorn(this.element);
   }
 
   #schedule() {
@@ -48,13 +72,15 @@ export class GrowingText {
 
   #render() {
     const began = performance.now();
-    if (this.#done && hasDefinitions(this.#text)) this.#restart();
+    if (this.#done && hasDefinitions(this.#text)) this.#clear();
     const open = this.#text.slice(this.#finished);
     const split = this.#done ? open.length : lastBlockStart(open);
     if (split) this.#settleBlocks(open.slice(0, split));
     this.#finished += split;
     const tail = open.slice(split);
-    morph(this.#tail, render(settle(tail)));
+    const shown = render(settle(tail));
+    this.adorn(shown);
+    morph(this.#tail, shown);
     this.#keepHeight();
     this.onRender();
     const ended = performance.now();
@@ -62,14 +88,18 @@ export class GrowingText {
   }
 
   // Link definitions may stand after the blocks that use them, so the whole text is rendered once more at the end.
-  #restart() {
+  #clear() {
     for (const node of [...this.element.children]) if (node !== this.#tail) node.remove();
     this.#finished = 0;
   }
 
   #settleBlocks(text) {
-    const blocks = [...render(text).children];
+    const fragment = render(text);
+    this.adorn(fragment);
+    const blocks = [...fragment.children];
+    for (const block of blocks) block.style.containIntrinsicBlockSize = `auto ${guessedHeight(block)}px`;
     this.#tail.before(...blocks);
+    this.element.classList.toggle("long", this.element.childElementCount > LONG);
     this.#tail.replaceChildren();
     for (const block of blocks) decorate(block);
   }
@@ -81,6 +111,12 @@ export class GrowingText {
     }
     this.element.style.minHeight = `${this.element.offsetHeight}px`;
   }
+}
+
+// The height of a block that has not been drawn yet: lines of the usual width in the usual type. What it was drawn with counts later.
+function guessedHeight(block) {
+  const lines = block.matches(".code") ? block.textContent.split("\n").length : Math.ceil(block.textContent.length / 98);
+  return lines * 26 + 14;
 }
 
 /** A whole text, rendered at once. */

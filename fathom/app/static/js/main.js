@@ -1,9 +1,13 @@
 import { App } from "./app.js";
-import { Store } from "./store.js";
 
-// A browser that keeps nothing (a private window, say) can still converse.
-const store = await Store.open().catch((error) => {
-  console.error(error);
-  return null;
-});
-await new App(document.getElementById("app"), store).start();
+const root = document.getElementById("app");
+const token = location.pathname.match(/^\/share\/([^/]+)$/)?.[1];
+
+if (token) {
+  const { showShared } = await import("./later/shared.js");
+  await showShared(root, token);
+} else {
+  await new App(root).start();
+  // Only https and the loopback have service workers.
+  navigator.serviceWorker?.register("/worker.js").catch((error) => console.warn(error));
+}

@@ -116,7 +116,7 @@ export function hasDefinitions(text) {
 /** A growing text without what would flash: marks still open at its end are closed, a last line of only marks waits. */
 export function settle(text) {
   if (/^\s*(```|~~~)/m.test(text)) return text;
-  const shown = text.replace(/\n[ \t]*[-=*+#]+[ \t]*$/, "");
+  const shown = text.replace(/\n[ \t]*[-=*+#]+[ \t]*$/, "").replace(/\[(c(i(t(a(t(i(o(n(:\d*)?)?)?)?)?)?)?)?)?$/, "");
   const open = shown.slice(shown.lastIndexOf("\n\n") + 1).replace(/`[^`\n]+`/g, "").replace(/\\./g, "");
   if (open.includes("`")) return shown.endsWith("`") ? shown.replace(/`+$/, "") : `${shown}\``;
   if (open.endsWith("*")) return shown.replace(/\*+$/, "");

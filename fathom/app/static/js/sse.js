@@ -1,12 +1,14 @@
-// Reads a stream of server-sent events (WHATWG HTML, section 9.2) from a fetch response: data only, as the API sends it.
+// Reads a stream of server-sent events (WHATWG HTML, section 9.2) from a fetch response.
 
-/** Splits text that arrives in arbitrary pieces into the `data` of each event; comments and other fields are passed over. */
+/** Splits text that arrives in arbitrary pieces into events `{id, event, data}`; comments and other fields are passed over. */
 export class EventParser {
   #line = "";
   #data = [];
+  #event = "";
+  #id = "";
   #afterReturn = false;
 
-  /** Takes the next piece of text; returns the data of the events it completes, in order. */
+  /** Takes the next piece of text; returns the events it completes, in order. */
   push(text) {
     const events = [];
     for (const piece of text.split(/(\r\n|\n|\r)/)) {
@@ -27,15 +29,19 @@ export class EventParser {
     const line = this.#line;
     this.#line = "";
     if (line === "") {
-      if (this.#data.length) events.push(this.#data.join("\n"));
+      if (this.#data.length) events.push({ id: this.#id, event: this.#event || "message", data: this.#data.join("\n") });
       this.#data = [];
-    } else if (line.startsWith("data:")) {
-      this.#data.push(line.slice(line[5] === " " ? 6 : 5));
+      this.#event = "";
+      return;
     }
+    const [, name, value] = line.match(/^([^:]*):? ?(.*)$/s);
+    if (name === "data") this.#data.push(value);
+    else if (name === "event") this.#event = value;
+    else if (name === "id") this.#id = value;
   }
 }
 
-/** The data of each event of `response`, as they arrive. Characters cut between two packets are put together. */
+/** The events of `response`, as they arrive. Characters cut between two packets are put together. */
 export async function* readEvents(response) {
   const parser = new EventParser();
   const decoder = new TextDecoder();
@@ -47,7 +53,7 @@ export async function* readEvents(response) {
       if (done) return;
     }
   } finally {
-    // Leaving early must close the connection, so that the engine frees the request's memory.
+    // Leaving early must close the connection.
     reader.cancel().catch(() => {});
   }
 }

@@ -1,10 +1,22 @@
 """The page's modules one by one, inside Chromium: cut anywhere, they give the same."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module")
+def page(browser: Any, shared_app: Any) -> Iterator[Any]:
+    """One page for all tests here: they only call its modules."""
+    page = browser.new_page(locale="en-GB", service_workers="block")
+    page.goto(shared_app.url)
+    page.locator(".composer textarea").wait_for()
+    yield page
+    page.close()
+
 
 TEXTS = [
     "A paragraph\nof two lines.\n\n1. one\n2. two\n\n3. loose three\n\n   still three\n\nEnd **bold `code`** text.",
@@ -17,6 +29,7 @@ TEXTS = [
 # Every frame comes at once, so each cut is rendered; what is typeset later is waited for before comparing.
 STREAMED = """async (texts) => {
     const { GrowingText, wholeText } = await import("/static/js/growing.js");
+    const frames = globalThis.requestAnimationFrame;
     globalThis.requestAnimationFrame = (callback) => { callback(Infinity); return 0; };
     const pairs = texts.flatMap((text) => [1, 2, 5, 1000].map((step) => {
         const growing = new GrowingText();
@@ -26,6 +39,7 @@ STREAMED = """async (texts) => {
         return [growing.element, wholeText(text)];
     }));
     const pending = (element) => element.querySelector(".math:not(.set), code[class*=language-]:not(.hljs)");
+    globalThis.requestAnimationFrame = frames;
     while (pairs.flat().some(pending)) await new Promise((resolve) => setTimeout(resolve, 20));
     return pairs.map((pair) => pair.map((element) => element.innerHTML)).filter(([grown, whole]) => grown !== whole);
 }"""
@@ -39,13 +53,16 @@ EVENTS = """async () => {
     const { EventParser } = await import("/static/js/sse.js");
     const text = ": keep-alive\\n\\ndata: {\\"a\\": 1}\\r\\n\\r\\nevent: x\\ndata:two\\ndata: lines\\n\\n"
         + "id: 7\\rdata: \\u4f60\\u597d\\r\\rdata: [DONE]\\n\\ndata: never ended";
-    const wanted = JSON.stringify(['{"a": 1}', "two\\nlines", "\\u4f60\\u597d", "[DONE]"]);
+    const wanted = JSON.stringify([
+        ["", "message", '{"a": 1}'], ["", "x", "two\\nlines"],
+        ["7", "message", "\\u4f60\\u597d"], ["7", "message", "[DONE]"],
+    ]);
     const wrong = [];
     for (let first = 0; first <= text.length; first += 1) {
         for (let second = first; second <= text.length; second += 1) {
             const parser = new EventParser();
             const events = [text.slice(0, first), text.slice(first, second), text.slice(second)]
-                .flatMap((piece) => parser.push(piece));
+                .flatMap((piece) => parser.push(piece)).map(({ id, event, data }) => [id, event, data]);
             if (JSON.stringify(events) !== wanted) wrong.push([first, second, events]);
         }
     }
@@ -68,22 +85,30 @@ def test_characters_cut_between_packets_are_put_together(page: Any) -> None:
             },
         });
         const texts = [];
-        for await (const text of readEvents({ body })) texts.push(text);
+        for await (const { data } of readEvents({ body })) texts.push(data);
         return texts;
     }""")
     assert texts == ["深度 🐋 مرحبا"]
 
 
-def test_store_forgets_the_oldest_chats_beyond_its_bound(page: Any) -> None:
-    kept = page.evaluate("""async () => {
-        const { MAX_CHATS, Store } = await import("/static/js/store.js");
-        const store = await Store.open();
-        for (let n = 0; n < MAX_CHATS + 3; n += 1)
-            await store.put({ id: `chat${n}`, title: `Chat ${n}`, updated: n, leaf: null, messages: [] });
-        const chats = await store.list();
-        return [chats.length - MAX_CHATS, chats[0].id, chats.at(-1).id];
-    }""")
-    assert kept == [0, "chat202", "chat3"]
+@pytest.mark.parametrize(
+    ("known", "told", "place"),
+    [("Once upon", "Once upon a time", 0), ("Begun. Once", "Once upon", 7), ("Begun.", "Once", 6), ("", "Once", 0)],
+)
+def test_what_is_stored_and_what_a_run_tells_again_are_put_together(
+    page: Any, known: str, told: str, place: int
+) -> None:
+    overlap = "async ([known, told]) => (await import('/static/js/live.js')).overlap(known, told)"
+    assert page.evaluate(overlap, [known, told]) == place
+
+
+@pytest.mark.parametrize(
+    ("ago", "name"), [(0, "Today"), (1, "Yesterday"), (3, "Sunday"), (30, "October"), (400, "October 2025")]
+)
+def test_days_have_the_names_that_people_use(page: Any, ago: int, name: str) -> None:
+    now = "new Date(2026, 10, 25, 9).getTime()"
+    day = f"async (ago) => (await import('/static/js/i18n.js')).dayName({now} - ago * 24 * 3600 * 1000, {now})"
+    assert page.evaluate(day, ago) == name
 
 
 @pytest.mark.parametrize(
@@ -97,6 +122,8 @@ def test_store_forgets_the_oldest_chats_beyond_its_bound(page: Any) -> None:
         ("a\n-", "a"),
         ("a\n\n**x", "a\n\n**x**"),
         ("```\n**x", "```\n**x"),
+        ("so it is [citat", "so it is "),
+        ("so it is [citation:12", "so it is "),
     ],
 )
 def test_open_marks_do_not_flash(page: Any, text: str, settled: str) -> None:
