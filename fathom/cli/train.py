@@ -8,8 +8,9 @@ from fathom.cli.terminal import answer, answer_json, note
 DESCRIPTION = (
     "Train a model. `pretrain RECIPE` takes token shards (fathom data prepare) to a model that Fathom and other "
     "engines load; `sft RECIPE` teaches a model conversations, as an adapter or in all its weights; `grpo RECIPE` lets "
-    "it find its own thoughts by reinforcement on problems whose answers can be checked. A run may be stopped at any "
-    "moment; --resume goes on to the same weights, bit for bit."
+    "it find its own thoughts by reinforcement on problems whose answers can be checked; `distill RECIPE` keeps a "
+    "teacher's right answers and has a student learn them; `r1 RECIPE` runs all stages of R1. A run may be stopped at "
+    "any moment; --resume goes on to the same weights, bit for bit."
 )
 EXAMPLE = (
     "fathom train pretrain recipes/v3-nano.toml --set tokens=2000000 --resume\n"
@@ -18,6 +19,8 @@ EXAMPLE = (
 _ACTIONS = {
     "pretrain": ("a model from token shards, as a recipe says", "docs/training.md"),
     "grpo": ("an adapter by reinforcement from verifiable rewards, as a recipe says", "docs/rl.md"),
+    "distill": ("a teacher's right answers, and a student that learns them", "docs/rl.md"),
+    "r1": ("all stages of R1, in order, from one file", "docs/rl.md"),
     "sft": ("a model or adapter from conversations, as a recipe says", "docs/rl.md"),
 }
 
@@ -38,7 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Do the action."""
-    return {"pretrain": _pretrain, "sft": _sft, "grpo": _grpo}[arguments.action](arguments)
+    return {"pretrain": _pretrain, "sft": _sft, "grpo": _grpo, "distill": _distill, "r1": _r1}[arguments.action](
+        arguments
+    )
 
 
 def _grpo(arguments: argparse.Namespace) -> int:
@@ -64,6 +69,38 @@ def _grpo(arguments: argparse.Namespace) -> int:
         answer_json({"checkpoint": str(checkpoint), "steps": trainer.step, "seconds": trainer.seconds, "last": last})
         return 0
     answer(f"{trainer.step:,} steps, reward {last.get('reward', 0.0):.3f}: {checkpoint}")
+    return 0
+
+
+def _distill(arguments: argparse.Namespace) -> int:
+    from dataclasses import replace
+
+    from fathom.rl.distill import distill, read_distill_recipe
+    from fathom.training.sft import SftTrainer
+
+    recipe = read_distill_recipe(arguments.recipe, arguments.set)
+    kept = distill(recipe, arguments.recipe.parent, say=note)
+    report = {**kept._asdict(), "file": str(kept.file)}
+    if recipe.student is not None and kept.kept:
+        data = replace(recipe.student.data, files=(str(kept.file.resolve()), *recipe.student.data.files))
+        student = replace(recipe.student, data=data)
+        trainer = SftTrainer(student, arguments.recipe.parent, resume=arguments.resume, say=note)
+        report["checkpoint"] = str(trainer.run().checkpoint)
+    if arguments.json:
+        answer_json(report)
+        return 0
+    answer(f"{kept.solved} of {kept.problems} problems solved, {kept.kept} answers kept: {kept.file}")
+    return 0
+
+
+def _r1(arguments: argparse.Namespace) -> int:
+    from fathom.rl.stages import read_r1_recipe, run_stages
+
+    results = run_stages(read_r1_recipe(arguments.recipe, arguments.set), arguments.recipe.parent, say=note)
+    if arguments.json:
+        answer_json({name: str(path) for name, path in results.items()})
+        return 0
+    answer("\n".join(f"{name}: {path}" for name, path in results.items()))
     return 0
 
 
