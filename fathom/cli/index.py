@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = actions.add_parser("add", help="read a folder, a file or a page")
     add.add_argument("places", nargs="+", metavar="DIR|FILE|URL", help="what to read")
     add.add_argument("--allow-private", action="store_true", help="open URLs of this machine and network too")
-    remove = actions.add_parser("rm", help="forget what was added")
+    remove = actions.add_parser("rm", aliases=["remove"], help="forget what was added")
     remove.add_argument("places", nargs="+", metavar="DIR|FILE|URL", help="as `fathom index list` shows it")
     for action in (add, remove, actions.add_parser("list", help="what was added")):
         action.add_argument("--json", action="store_true", help="as one JSON object")
@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
     with Index(index_path()) as index:
         if arguments.action == "add":
             return max(_add(index, place, arguments) for place in arguments.places)
-        if arguments.action == "rm":
+        if arguments.action in ("rm", "remove"):
             return max(_remove(index, place, arguments.json) for place in arguments.places)
         roots = index.roots()
     if arguments.json:

@@ -16,8 +16,10 @@ if TYPE_CHECKING:
 
 DESCRIPTION = (
     "Search your own documents (`fathom index add`), and the web where an engine is named: --searxng URL, or "
-    "FATHOM_SEARXNG_URL, FATHOM_BRAVE_KEY, FATHOM_TAVILY_KEY. Without one nothing leaves this machine."
+    "FATHOM_SEARXNG_URL, FATHOM_BRAVE_KEY, FATHOM_TAVILY_KEY, FATHOM_BING_KEY, FATHOM_KEYLESS=ddgs. Without one "
+    "nothing leaves this machine."
 )
+_REFRESHING_SECONDS = 3.0
 EXAMPLE = 'fathom search "light dinners with lentils"'
 
 

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from fathom.cli.errors import CommandError
 from fathom.cli.index import index_path
 from fathom.cli.settings import Settings
 from fathom.cli.terminal import answer, note
@@ -21,10 +22,17 @@ def engine_settings(settings: Settings) -> "EngineSettings":
     """The engines of the web that the settings name."""
     from fathom.search.configured import EngineSettings
 
+    keyless = settings["keyless"]
+    unknown = sorted(set(keyless) - {"ddgs"})
+    if unknown:
+        raise CommandError(f"keyless: there is no engine {unknown[0]!r}; the one that needs no key is ddgs", code=2)
     return EngineSettings(
         searxng_url=settings["searxng_url"],
         brave_key=settings["brave_key"],
         tavily_key=settings["tavily_key"],
+        bing_key=settings["bing_key"],
+        bing_url=settings["bing_url"],
+        use_ddgs="ddgs" in keyless,
         private_origins=frozenset(settings["private_origins"]),
     )
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from fathom.search.engines import BraveEngine, SearchEngine, SearxngEngine, TavilyEngine
+from fathom.search.engines import BingEngine, BraveEngine, DdgsEngine, SearchEngine, SearxngEngine, TavilyEngine
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +15,9 @@ class EngineSettings:
     searxng_url: str | None = None
     brave_key: str | None = None
     tavily_key: str | None = None
+    bing_key: str | None = None
+    bing_url: str = "https://api.bing.microsoft.com"
+    use_ddgs: bool = False
     private_origins: frozenset[str] = frozenset()
 
 
@@ -27,4 +30,8 @@ def web_engines(settings: EngineSettings) -> list[SearchEngine]:
         found.append(BraveEngine(settings.brave_key))
     if settings.tavily_key:
         found.append(TavilyEngine(settings.tavily_key))
+    if settings.bing_key:
+        found.append(BingEngine(settings.bing_key, settings.bing_url))
+    if settings.use_ddgs:
+        found.append(DdgsEngine())
     return found

@@ -1,6 +1,6 @@
 """What a user adds to the index: a folder, a file or a page, read again when it has changed."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,8 +25,13 @@ class Report:
     skipped: list[str] = field(default_factory=list)
 
 
-def add_path(index: Index, path: Path, extractor: Extractor) -> Report:
+GoOn = Callable[[], bool]
+
+
+def add_path(index: Index, path: Path, extractor: Extractor, go_on: GoOn = lambda: True) -> Report:
     """Index a file, or the texts of a folder; what is there unchanged stays, what has gone is forgotten.
+
+    Stops between two files when `go_on` says so; what was read stays, and nothing is forgotten then.
 
     Left out of folders: hidden files, links, kinds that cannot be read, folders of programs. Raises IndexingError for
     what is not there.
@@ -38,6 +43,8 @@ def add_path(index: Index, path: Path, extractor: Extractor) -> Report:
     known = index.stamps(root)
     found: set[str] = set()
     for file in _files(path):
+        if not go_on():
+            return report
         url, status = file.as_uri(), file.stat()
         stamp = f"{status.st_mtime_ns}:{status.st_size}"
         found.add(url)
@@ -53,6 +60,24 @@ def add_path(index: Index, path: Path, extractor: Extractor) -> Report:
         index.add(Document(url, extract.title, extract.text, extract.published, stamp, root, extract.sections))
         report.added += 1
     report.removed += sum(index.remove(url) for url in known if url not in found)
+    return report
+
+
+def refresh(index: Index, extractor: Extractor, go_on: GoOn = lambda: True) -> Report:
+    """Read what has changed in every folder and file of the index, by time and size; pages of the web stay as they are.
+
+    A folder that is not there keeps its documents: a drive may only be unplugged.
+    """
+    report = Report()
+    for root, _, _ in index.roots():
+        # Neither a page's address nor the nothing that a document without a root has is a path to follow.
+        if not Path(root).is_absolute() or not Path(root).exists() or not go_on():
+            continue
+        one = add_path(index, Path(root), extractor, go_on)
+        report.added += one.added
+        report.unchanged += one.unchanged
+        report.removed += one.removed
+        report.skipped += one.skipped
     return report
 
 

@@ -1,4 +1,4 @@
-"""Search engines behind one face: own documents, SearXNG, Brave, Tavily."""
+"""Search engines behind one face: own documents, SearXNG, Brave, Tavily, Bing, ddgs."""
 
 import asyncio
 from collections.abc import Mapping
@@ -113,6 +113,62 @@ class TavilyEngine:
         return _sources(reply, ("results",), self.name, k, snippet="content", published="published_date")
 
 
+@dataclass(frozen=True, slots=True)
+class BingEngine:
+    """Bing's web search API, version 7, or a service of the same form at another `url`.
+
+    Source: https://learn.microsoft.com/en-us/bing/search-apis/bing-web-search/reference/endpoints.
+    """
+
+    key: str
+    url: str = "https://api.bing.microsoft.com"
+    name: str = "bing"
+    allow_private: bool = False
+
+    async def search(self, query: str, k: int, lang: str) -> list[Source]:
+        """`GET /v7.0/search`, at most 50 results."""
+        market = {"zh": "zh-CN", "ar": "ar-SA"}.get(lang, "en-US")
+        parameters = urlencode({"q": query[:400], "count": min(k, 50), "mkt": market, "safeSearch": "Moderate"})
+        headers = {"Ocp-Apim-Subscription-Key": self.key}
+        address = f"{self.url.rstrip('/')}/v7.0/search?{parameters}"
+        reply = await fetch_json(address, headers=headers, allow_private=self.allow_private)
+        # Where nothing is found there is no list of pages at all.
+        if isinstance(reply, Mapping) and "webPages" not in reply and reply.get("_type") == "SearchResponse":
+            return []
+        return _sources(
+            reply, ("webPages", "value"), self.name, k, title="name", snippet="snippet", published="datePublished"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class DdgsEngine:
+    """The `ddgs` package, which reads the result pages of public engines: no key, and no promise that it works.
+
+    It fetches by itself, from engines only; what it finds is read by our own fetcher like everything else.
+    """
+
+    url: str = ""
+    name: str = "ddgs"
+
+    async def search(self, query: str, k: int, lang: str) -> list[Source]:
+        """Titles, addresses and snippets. Raises EngineError where the package is not installed or finds nothing."""
+        try:
+            from ddgs import DDGS
+            from ddgs.exceptions import DDGSException
+        except ImportError as error:
+            raise EngineError("ddgs is not installed: pip install 'fathom-llm[websearch]'") from error
+        region = {"zh": "cn-zh", "ar": "xa-ar"}.get(lang, "us-en")
+
+        def ask() -> list[dict[str, Any]]:
+            return DDGS(timeout=8).text(query, region=region, max_results=k)
+
+        try:
+            found = await asyncio.to_thread(ask)
+        except DDGSException as error:
+            raise EngineError(str(error)) from error
+        return _sources({"results": found}, ("results",), self.name, k, url="href", snippet="body", published="date")
+
+
 def _sources(
     reply: Any,
     path: tuple[str, ...],
@@ -121,6 +177,8 @@ def _sources(
     *,
     snippet: str,
     published: str,
+    url: str = "url",
+    title: str = "title",
     private: frozenset[str] = frozenset(),
 ) -> list[Source]:
     """Results that a reply holds; those without a URL that may be opened are left out. Raises EngineError."""
@@ -130,11 +188,11 @@ def _sources(
         raise EngineError(f"{engine} answered without {'.'.join(path)}: is the address that of its API?")
     found: list[Source] = []
     for row in reply:
-        url = _openable(row.get("url"), private) if isinstance(row, Mapping) else None
-        if url is not None:
+        address = _openable(row.get(url), private) if isinstance(row, Mapping) else None
+        if address is not None:
             day = _text(row, published)[:10] or None
-            title = clean_title(_text(row, "title")) or url
-            found.append(Source(url, title, clean(_text(row, snippet)), engine, published=day))
+            name = clean_title(_text(row, title)) or address
+            found.append(Source(address, name, clean(_text(row, snippet)), engine, published=day))
     return found[:k]
 
 

@@ -7,7 +7,6 @@ it finds goes through `fathom.server.searched` while the answer is generated.
 import asyncio
 import datetime
 import logging
-import threading
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,11 +22,10 @@ from fathom.search.prompts import fit_passages, search_prompt, short_prompt
 from fathom.search.quotes import quotes
 from fathom.search.restriction import Restriction
 from fathom.search.searching import DEFAULT_SOURCES, UNRESTRICTED, Note, Progress, Searcher, SearchResult
-from fathom.search.vectors import WordVectors
 from fathom.server.ability import size_of
 from fathom.server.errors import ApiError, bad_request
+from fathom.server.own_documents import OwnDocuments
 from fathom.server.queries import keywords, queries_for
-from fathom.server.word_vectors import stored_word_vectors, word_vectors
 from fathom.text import Message, TextError
 
 if TYPE_CHECKING:
@@ -63,19 +61,14 @@ class SearchService:
         self, settings: EngineSettings, index_path: Path, *, documents_for: frozenset[str] = frozenset()
     ) -> None:
         self._settings = settings
-        self._index_path = index_path
         self._documents_for = documents_for
-        self._index: Index | None = None
-        self._vectors: WordVectors | None = None
-        self._making: threading.Thread | None = None
         self.extractor = Extractor()  # also for files that people bring
+        self._documents = OwnDocuments(index_path, self.extractor)
 
     @property
     def index(self) -> Index:
         """The own documents."""
-        if self._index is None:
-            self._index = Index(self._index_path)
-        return self._index
+        return self._documents.index
 
     def places(self) -> list[dict[str, str | None]]:
         """Which engines are asked and where a question goes: `engine`, `where` ("machine" or "web"), `host`."""
@@ -116,8 +109,8 @@ class SearchService:
         notes: list[Note] = []
 
         async def search() -> SearchResult:
-            engines = [*own, *self._own_documents(caller, notes), *web_engines(self._settings)]
-            private, vectors = self._settings.private_origins, self._word_vectors()
+            engines = [*own, *await self._own_documents(caller, notes), *web_engines(self._settings)]
+            private, vectors = self._settings.private_origins, self._documents.vectors
             searcher = Searcher(engines, extractor=self.extractor, private_origins=private, vectors=vectors)
             queries = await queries_for(engine, messages, place, asked)
             result = await searcher.search(*queries, k=k, restriction=restriction, progress=progress)
@@ -127,22 +120,6 @@ class SearchService:
 
         result = await _survived(search(), asked)
         return await asyncio.to_thread(_place, engine, messages, place, asked, result, notes)
-
-    def _word_vectors(self) -> WordVectors | None:
-        """The word vectors; where they were never made, the first search has them made and does without."""
-        if self._vectors is None and self._making is None:
-            self._vectors = stored_word_vectors()
-            if self._vectors is None:
-                self._making = threading.Thread(target=self._make_vectors, name="fathom-vectors", daemon=True)
-                self._making.start()
-        self.index.vectors = self._vectors
-        return self._vectors
-
-    def _make_vectors(self) -> None:
-        try:
-            self._vectors = word_vectors()
-        except Exception:
-            log.exception("word vectors could not be made: search goes on by words alone")
 
     def excerpt(self, passage: str, caller: str | None = None) -> Excerpt:
         """The passage of an own document that a source names, in its surroundings. Raises ApiError 404.
@@ -157,18 +134,17 @@ class SearchService:
     def _may_see_documents(self, caller: str | None) -> bool:
         return caller is None or caller in self._documents_for
 
-    def _own_documents(self, caller: str | None, notes: list[Note]) -> list[SearchEngine]:
+    async def _own_documents(self, caller: str | None, notes: list[Note]) -> list[SearchEngine]:
         if caller is None or self._may_see_documents(caller):
-            return [LocalEngine(self.index)]
+            return [LocalEngine(await self._documents.fresh())]
         text = "this machine's own documents are searched only for its owner, and for whom documents_for names"
         notes.append(Note("documents_private", caller, text))
         return []
 
     def close(self) -> None:
         """Close what was opened."""
+        self._documents.close()
         self.extractor.close()
-        if self._index is not None:
-            self._index.close()
 
     def __enter__(self) -> Self:
         return self

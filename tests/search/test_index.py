@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fathom.search.documents import add_path, add_url
+from fathom.search.documents import add_path, add_url, refresh
 from fathom.search.errors import BlockedAddressError, IndexingError
 from fathom.search.extraction import Extractor
 from fathom.search.extracts import Section
@@ -183,3 +183,21 @@ def test_a_passage_opens_in_its_surroundings(tmp_path):
             assert index.excerpt(wrong) is None
         index.remove("file:///x")
         assert index.excerpt(passage.id) is None
+
+
+def test_folders_are_read_anew_and_unplugged_ones_kept(tmp_path):
+    for name in ("notes", "drive"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.md").write_text(f"plums in the {name}")
+    with Index(tmp_path / "index.sqlite3") as index, Extractor() as extractor:
+        for name in ("notes", "drive"):
+            add_path(index, tmp_path / name, extractor)
+        (tmp_path / "notes" / "a.md").write_text("figs instead of them")
+        (tmp_path / "notes" / "b.md").write_text("more figs")
+        (tmp_path / "drive").rename(tmp_path / "unplugged")
+        stopped = refresh(index, extractor, lambda: False)
+        assert (stopped.added, stopped.removed) == (0, 0)
+        report = refresh(index, extractor)
+        assert (report.added, report.unchanged, report.removed) == (2, 0, 0)
+        assert len(index.search("figs", 5)) == 2
+        assert [one.url.split("/")[-2] for one in index.search("plums", 5)] == ["drive"]

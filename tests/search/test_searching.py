@@ -2,8 +2,11 @@
 
 import asyncio
 import json
+import sys
+import types
 
-from fathom.search.engines import BraveEngine, LocalEngine, SearxngEngine, Source, TavilyEngine
+from fathom.search.configured import EngineSettings, web_engines
+from fathom.search.engines import BingEngine, BraveEngine, DdgsEngine, LocalEngine, SearxngEngine, Source, TavilyEngine
 from fathom.search.errors import SearchError
 from fathom.search.extraction import Extractor
 from fathom.search.index import Document, Index
@@ -124,3 +127,47 @@ def test_near_copies_of_a_passage_are_dropped():
     mirrored = text.replace("about ", "roughly ")
     assert distinct([text, other, mirrored, text + other, "", "", "one two", "one two"]) == [0, 1, 4, 5, 6]
     assert distinct([]) == []
+
+
+def test_bing_and_what_has_its_form(site, run):
+    site.json("/v7.0/search", {"_type": "SearchResponse", "webPages": {"value": [
+        {"name": "A", "url": "https://a.example/", "snippet": "s", "datePublished": "2025-02-03T00:00:00"},
+        {"name": "private", "url": "ftp://a.example/"},
+    ]}})  # fmt: skip
+    engine = BingEngine("key-3", site.url, allow_private=True)
+    assert run(engine.search("q", 3, "zh")) == [Source("https://a.example/", "A", "s", "bing", published="2025-02-03")]
+    (_, path, headers, _) = site.requests[0]
+    assert headers["Ocp-Apim-Subscription-Key"] == "key-3"
+    assert "mkt=zh-CN" in path
+    site.json("/v7.0/search", {"_type": "SearchResponse"})
+    assert run(engine.search("q", 3, "en")) == []
+
+
+def fake_ddgs(monkeypatch, text):
+    package, exceptions = types.ModuleType("ddgs"), types.ModuleType("ddgs.exceptions")
+    exceptions.DDGSException = type("DDGSException", (Exception,), {})
+    package.DDGS = lambda timeout: types.SimpleNamespace(text=text)
+    package.exceptions = exceptions
+    monkeypatch.setitem(sys.modules, "ddgs", package)
+    monkeypatch.setitem(sys.modules, "ddgs.exceptions", exceptions)
+    return exceptions.DDGSException
+
+
+def test_ddgs_needs_no_key_and_its_failures_are_notes(run, monkeypatch):
+    rows = [{"title": "A", "href": "https://a.example/", "body": "b"}, {"title": "x", "href": "javascript:x"}]
+    fake_ddgs(monkeypatch, lambda query, region, max_results: rows)
+    assert run(DdgsEngine().search("q", 3, "en")) == [Source("https://a.example/", "A", "b", "ddgs")]
+
+    def refuse(*arguments, **options):
+        raise limited("202 Ratelimit")
+
+    limited = fake_ddgs(monkeypatch, refuse)
+    assert "202 Ratelimit" in str(run(Searcher([DdgsEngine()]).search("q")).notes[0])
+    monkeypatch.setitem(sys.modules, "ddgs", None)
+    assert "fathom-llm[websearch]" in str(run(Searcher([DdgsEngine()]).search("q")).notes[0])
+
+
+def test_engines_are_those_that_are_set_up():
+    assert web_engines(EngineSettings()) == []
+    every = EngineSettings("http://s", "b", "t", "i", "http://bing.home", use_ddgs=True)
+    assert [engine.name for engine in web_engines(every)] == ["searxng", "brave", "tavily", "bing", "ddgs"]

@@ -1,12 +1,14 @@
 """`search: true`: sources before the answer, numbers that hold, failures as notes; streamed and not alike."""
 
 import json
+import threading
 
 import anthropic
 import openai
 import pytest
 
 from fathom.search.configured import EngineSettings
+from fathom.search.documents import add_path
 from fathom.search.index import Document
 from fathom.server.accounts.accounts import Accounts
 from fathom.server.searching import SearchService
@@ -206,7 +208,6 @@ def test_a_client_that_leaves_in_mid_search_leaves_nothing_behind(start, search,
 
 
 def test_draining_ends_a_search_with_an_error(start, search, site):
-    import threading
     import time
 
     site.pages["/search"] = lambda handler: time.sleep(1.5)
@@ -328,3 +329,21 @@ def test_a_small_model_is_given_quotes_and_a_short_prompt(searching):
     first = reply["choices"][0]["message"]["annotations"][0]
     assert first["supported"] is True
     assert first["url_citation"]["title"] == "Lentil soup"
+
+
+def test_changed_files_are_found_and_slow_ones_do_not_hold_the_answer(start, tmp_path, monkeypatch):
+    monkeypatch.setattr("fathom.server.own_documents.FRESH_SECONDS", 0.0)
+    monkeypatch.setattr("fathom.server.own_documents.PATIENCE_SECONDS", 5.0)
+    folder = tmp_path / "notes"
+    folder.mkdir()
+    (folder / "a.md").write_text("Plums are ripe.")
+    with SearchService(EngineSettings(), tmp_path / "index.sqlite3") as search:
+        add_path(search.index, folder, search.extractor)
+        running = start(search=search)
+        (folder / "b.md").write_text("Quinces are ripe.")
+        assert [one["title"] for one in ask(running, "quinces").json()["search"]["sources"]] == ["b"]
+        monkeypatch.setattr("fathom.server.own_documents.PATIENCE_SECONDS", 0.05)
+        reading = threading.Event()
+        monkeypatch.setattr("fathom.server.own_documents.refresh", lambda *arguments: reading.wait(5))
+        assert [one["title"] for one in ask(running, "plums").json()["search"]["sources"]] == ["a"]
+        reading.set()
