@@ -43,3 +43,28 @@ V3_TRAINING: tuple[PublishedTraining, ...] = (
 )
 V2_GPU_HOURS_PER_TRILLION = 172_800  # DeepSeek-V2 report, section 3.2.3
 V3_GPU_HOURS_PER_TRILLION = 180_000  # DeepSeek-V3 report, section 1
+# DeepSeek 67B, which the V2 report compares with (section 3.2.3); its cache is grouped-query: 95 layers, 8 heads of 128.
+DEEPSEEK_67B_GPU_HOURS_PER_TRILLION = 300_600
+DEEPSEEK_67B_CACHE_BYTES_PER_TOKEN = 95 * 2 * 8 * 128 * 2  # bfloat16
+V2_CACHE_BITS = 6  # "quantized to 6 bits on average" in serving (V2, section 3.2.3)
+# R1-Zero and R1 together, with data (Nature 645, supplementary table 4), at 2 USD an hour.
+R1_GPU_HOURS, R1_COST_USD = 147_000, 294_000
+
+
+def published_table(ref: str) -> tuple[PublishedTraining, ...]:
+    """The stages that were published for a preset, the sum last; empty where none were."""
+    stages = {
+        "v3": V3_TRAINING,
+        "r1": (PublishedTraining("R1-Zero and R1, after V3-Base", R1_GPU_HOURS, R1_COST_USD),),
+    }.get(ref, ())
+    if len(stages) < 2:
+        return stages
+    hours, cost = sum(one.gpu_hours for one in stages), sum(one.cost_usd for one in stages)
+    return (*stages, PublishedTraining("total", hours, cost))
+
+
+def v2_savings() -> tuple[float, float]:
+    """What V2 saves against DeepSeek 67B: share of GPU hours per trillion tokens, and of cache bytes per token."""
+    hours = 1 - V2_GPU_HOURS_PER_TRILLION / DEEPSEEK_67B_GPU_HOURS_PER_TRILLION
+    cache = V2_CACHE_ELEMENTS_PER_TOKEN * V2_CACHE_BITS / 8
+    return hours, 1 - cache / DEEPSEEK_67B_CACHE_BYTES_PER_TOKEN

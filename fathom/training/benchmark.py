@@ -15,6 +15,7 @@ from fathom.models.transformer import Transformer
 from fathom.training.machine import keep_freed_memory, matrix_rate
 from fathom.training.objective import Objective, Rows
 from fathom.training.optimizer import DTYPES, AdamW, MasterWeights, clip_scale
+from fathom.training.plan import run_length
 from fathom.training.precision import apply_precision
 from fathom.training.recipe import Recipe, read_recipe, recipe_path
 
@@ -102,6 +103,33 @@ def measure_training(recipe: Recipe, *, seconds: float = 10.0, rate: float | Non
         dtype=recipe.precision,
         threads=torch.get_num_threads(),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What a run of a recipe will take on this machine. `hours`: steps and looks at held-out text together."""
+
+    tokens_per_second: float
+    mfu: float
+    steps: int
+    tokens: int
+    looks: int
+    hours: float
+    cost_usd: float
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields."""
+        return asdict(self)
+
+
+def forecast(recipe: Recipe, *, seconds: float = 60.0) -> Forecast:
+    """Measure whole steps and count how many the recipe takes; a look at held-out text costs a third of its tokens."""
+    steps, tokens = run_length(recipe)
+    speed = measure_training(recipe, seconds=seconds)
+    looks = -(-steps // recipe.evaluation.every)
+    looked = looks * recipe.evaluation.rows * recipe.data.sequence_length / 3  # forward without backward
+    hours = (tokens + looked) / speed.tokens_per_second / 3600
+    return Forecast(speed.tokens_per_second, speed.mfu, steps, tokens, looks, hours, hours * recipe.machine.price_usd)
 
 
 def timed(step: Callable[[], None], seconds: float) -> list[float]:

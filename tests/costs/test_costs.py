@@ -112,3 +112,16 @@ def test_senseless_plans_are_refused(arguments, message):
 def test_fp8_needs_a_block_size():
     with pytest.raises(ValueError, match="quantization_config"):
         costs.weights_bytes(PRESETS["v2"], "fp8")
+
+
+def test_the_published_costs_add_up() -> None:
+    from fathom.costs.published import R1_COST_USD, R1_GPU_HOURS, published_table, v2_savings
+
+    *stages, total = published_table("v3")
+    assert [stage.gpu_hours for stage in stages] == [2_664_000, 119_000, 5_000]
+    assert (total.gpu_hours, total.cost_usd) == (2_788_000, 5_576_000)
+    assert [stage.gpu_hours * 2 for stage in published_table("r1")] == [R1_COST_USD]
+    assert R1_GPU_HOURS == 147_000
+    hours, cache = v2_savings()
+    assert (round(hours, 3), round(cache, 3)) == (0.425, 0.933)
+    assert published_table("v2-lite") == ()

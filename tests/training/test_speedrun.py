@@ -90,3 +90,27 @@ def test_speed_is_measured_without_data():
     assert speed.tokens_per_second == pytest.approx(128 / speed.step_seconds)
     assert speed.mfu == pytest.approx(speed.tokens_per_second * speed.flops_per_token / 1e12)
     assert speed.peak_memory_bytes > 1e7
+
+
+def test_a_forecast_counts_steps_and_looks(capsys):
+    overrides = [*SMALL, "tokens=12800", "evaluation.every=10", "evaluation.rows=6", "machine.price_usd=36"]
+    arguments = ["plan", str(recipe_path("speedrun-cpu")), "--seconds", "0.1", "--json"]
+    for override in overrides:
+        arguments += ["--set", override]
+    assert main(arguments) == 0
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (report["tokens"], report["steps"], report["looks"]) == (12800, 100, 10)
+    expected = (12800 + 10 * 6 * 32 / 3) / report["tokens_per_second"]
+    assert report["hours"] * 3600 == pytest.approx(expected)
+    assert report["cost_usd"] == pytest.approx(expected / 100)
+
+
+def test_plan_prints_what_was_published(capsys):
+    assert main(["plan", "v3"]) == 0
+    printed = capsys.readouterr().out
+    assert "2,664,000" in printed
+    assert "2,788,000 H800 hours  $ 5,576,000" in printed
+    assert main(["plan", "v2"]) == 0
+    assert (
+        "172,800 H800 hours per trillion tokens, DeepSeek 67B 300,600 (-42.5%); cache -93.3%" in capsys.readouterr().out
+    )
