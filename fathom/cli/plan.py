@@ -19,8 +19,8 @@ from fathom.costs.training import DEFAULT_MFU, DEFAULT_PRICE_USD, PEAK_FLOPS, Tr
 from fathom.models import ModelConfig
 
 DESCRIPTION = (
-    "Say what a model costs to train and to serve: operations, GPU hours, money, bytes; computed, and beside it what was "
-    "published. With a recipe (.toml): what that run will take here, from steps measured for a minute."
+    "Say what a model costs to train and to serve: operations, GPU hours, money, bytes; computed, and beside it what "
+    "was published. With a recipe (.toml): what that run will take here, from steps measured for a minute."
 )
 EXAMPLE = "fathom plan v3 --tokens 14.8T --gpu h800 --price 2\n  fathom plan recipes/v3-nano.toml --set tokens=20000000"
 # Pre-training tokens: V3 report, section 1; V2 report, section 3.1.1 and appendix B.

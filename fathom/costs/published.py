@@ -43,7 +43,7 @@ V3_TRAINING: tuple[PublishedTraining, ...] = (
 )
 V2_GPU_HOURS_PER_TRILLION = 172_800  # DeepSeek-V2 report, section 3.2.3
 V3_GPU_HOURS_PER_TRILLION = 180_000  # DeepSeek-V3 report, section 1
-# DeepSeek 67B, which the V2 report compares with (section 3.2.3); its cache is grouped-query: 95 layers, 8 heads of 128.
+# DeepSeek 67B, which the V2 report compares with (section 3.2.3); its cache: 95 layers, 8 key heads of 128.
 DEEPSEEK_67B_GPU_HOURS_PER_TRILLION = 300_600
 DEEPSEEK_67B_CACHE_BYTES_PER_TOKEN = 95 * 2 * 8 * 128 * 2  # bfloat16
 V2_CACHE_BITS = 6  # "quantized to 6 bits on average" in serving (V2, section 3.2.3)

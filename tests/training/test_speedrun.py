@@ -111,6 +111,5 @@ def test_plan_prints_what_was_published(capsys):
     assert "2,664,000" in printed
     assert "2,788,000 H800 hours  $ 5,576,000" in printed
     assert main(["plan", "v2"]) == 0
-    assert (
-        "172,800 H800 hours per trillion tokens, DeepSeek 67B 300,600 (-42.5%); cache -93.3%" in capsys.readouterr().out
-    )
+    printed = capsys.readouterr().out
+    assert "172,800 H800 hours per trillion tokens, DeepSeek 67B 300,600 (-42.5%); cache -93.3%" in printed
