@@ -119,4 +119,4 @@ def _params(engine: Engine, temperature: float | None, max_tokens: int) -> Sampl
 def _thought_budget(engine: Engine, asked: Asked, prompt_tokens: int) -> int:
     """At most half of what the context still holds, so that an answer always follows."""
     half = max((engine.max_tokens - prompt_tokens) // 2, 1)
-    return min(asked.thought_tokens or half, half)
+    return min(asked.thought_tokens or engine.thought_bound or half, half)

@@ -96,6 +96,11 @@ class Engine:
         if self._thinker is not None:
             self.add_adapter(self._thinker.name, self._thinker.adapter)
 
+    @property
+    def thought_bound(self) -> int | None:
+        """Most tokens of a thought whose request sets no bound; None: no bound but the context."""
+        return None if self._thinker is None else self._thinker.max_thought_tokens
+
     def submit(self, request: Request, on_event: OnEvent) -> Ticket:
         """Queue a request; its events go to `on_event`, the last one is always Finished.
 

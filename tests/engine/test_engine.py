@@ -192,6 +192,33 @@ def test_a_thought_over_its_budget_is_ended_and_an_answer_follows(make_engine: M
         engine.generate("q", thinking=True, max_thought_tokens=0)
 
 
+def test_a_thought_is_ended_on_demand_and_an_answer_follows(make_engine: MakeEngine, mock: Any) -> None:
+    """Who reads has seen enough of it; asking again, or when no thought runs, changes nothing."""
+
+    def script(context: Sequence[int]) -> int:
+        return mock.eos if context[-1] == ord("!") else ord("!") if mock.think_end in context else ord("t")
+
+    engine = make_engine(mock.Runner(script))
+    events: list[Any] = []
+    ready, over = threading.Event(), threading.Event()
+
+    def on_event(event: Any) -> None:
+        events.append(event)
+        if isinstance(event, Thought) and len(events) == 3:
+            ready.wait(10)
+            ticket.answer_now()
+        if isinstance(event, Finished):
+            over.set()
+
+    ticket = engine.submit(engine.request("q", thinking=True, temperature=0.0, max_tokens=50), on_event)
+    ready.set()
+    assert over.wait(10)
+    ticket.answer_now()
+    thought = "".join(event.text for event in events if isinstance(event, Thought))
+    answer = "".join(event.text for event in events if isinstance(event, Answer))
+    assert (thought, answer.strip(), events[-1].reason) == ("ttt", "!", "stop")
+
+
 def test_logprobs_precede_the_text_of_their_token(make_engine: MakeEngine) -> None:
     events = list(make_engine().stream("q", thinking=True, temperature=0.0, max_tokens=3, logprobs=2))
     kinds = [type(event) for event in events]

@@ -105,6 +105,7 @@ class ScriptedEngine:
         self.runner = SimpleNamespace(name="scripted")
         self.defaults = GenerationDefaults()
         self.max_tokens = 8192
+        self.thought_bound: int | None = None
         self.config = None
         self.script: Script = words
         self.reason = "stop"

@@ -88,7 +88,10 @@ def test_too_large_and_malformed_uploads(served, visitor, monkeypatch):
     assert upload(visitor, "big.txt", b"x" * 1001).status_code == 413
     assert visitor.post("files", json={"file": "x"}).status_code == 400
     assert visitor.post("files", data={"file": "text"}, files={"other": ("a", b"x")}).status_code == 400
-    assert visitor.post("files", content=b"--", headers={"content-type": "multipart/form-data; boundary=x"}).status_code == 400
+    assert (
+        visitor.post("files", content=b"--", headers={"content-type": "multipart/form-data; boundary=x"}).status_code
+        == 400
+    )
     monkeypatch.setattr(files, "MAX_KEPT_CHARACTERS", 5)
     assert upload(visitor, "a.txt", b"123456").status_code == 201
     assert upload(visitor, "b.txt", b"123456").status_code == 413
@@ -117,7 +120,7 @@ def test_a_file_sent_in_two_chats_lives_as_long_as_either(served, visitor):
 def test_temporary_files_stay_in_memory(served, visitor, fathom_home):
     chip = upload(visitor, "a.txt", b"whispered words", temporary="1").json()
     assert chip["id"].startswith("t")
-    chat = visitor.new_chat(temporary=True)
+    chat = visitor.new_chat(title="x", temporary=True)
     visitor.ask(chat, "one", files=[chip["id"]])
     assert "whispered words" in served.engine.template.rendered[-1][0][0].content
     for path in fathom_home.rglob("*"):

@@ -12,7 +12,13 @@ def test_only_the_answers_of_dead_servers_are_interrupted(tmp_path):
     chat = library.create()["id"]
     living, here = Owner(tmp_path / "servers"), Owner(tmp_path / "servers")
     dead = Owner(tmp_path / "servers")
-    names = {"living": living.name, "dead": dead.name, "never": "0" * 16, "nobody": None, "hostile": "../../app.sqlite3"}
+    names = {
+        "living": living.name,
+        "dead": dead.name,
+        "never": "0" * 16,
+        "nobody": None,
+        "hostile": "../../app.sqlite3",
+    }
     messages = {}
     for name, owner in names.items():
         messages[name] = Message(new_id(), None, "assistant", 1.0, name, state="running", owner=owner)
