@@ -73,10 +73,10 @@ def run(arguments: argparse.Namespace) -> int:
     from fathom.app.api import mount_api
     from fathom.app.routes import mount
     from fathom.server.accounts.accounts import Accounts
-    from fathom.server.accounts.database import accounts_file
+    from fathom.server.accounts.database import accounts_place
     from fathom.server.api import create_app
 
-    accounts = Accounts(accounts_file(), settings["price_plan"])
+    accounts = Accounts(accounts_place(), settings["price_plan"])
     load, name = _loading(settings)
     service = Service(load, name, accounts, search_service(settings))
     app = create_app(service, config)
@@ -128,9 +128,9 @@ def server_config(settings: Settings, *, allow_public: bool) -> "ServerConfig":
 
 def _has_keys() -> bool:
     from fathom.server.accounts import keys
-    from fathom.server.accounts.database import accounts_file, open_database
+    from fathom.server.accounts.database import accounts_place, open_database
 
-    return keys.any_made(open_database(accounts_file()))
+    return keys.any_made(open_database(accounts_place()))
 
 
 def _has_users() -> bool:

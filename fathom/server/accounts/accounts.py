@@ -33,9 +33,9 @@ Deliver = Callable[[ApiError | None], None]
 class Accounts:
     """Keys and ledger of a running server."""
 
-    def __init__(self, path: Path, plan: str) -> None:
+    def __init__(self, place: Path | str, plan: str) -> None:
         rate(plan, datetime.now(UTC))  # an unknown plan shows now, not at the first answer
-        self._database = open_database(path)
+        self._database = open_database(place)
         self.ledger = Ledger(self._database, plan)
         self._running: Counter[str] = Counter()  # calls under way, by the key's name
         self._lock = threading.Lock()
@@ -78,21 +78,32 @@ class Accounts:
     def balance(self) -> dict[str, Any]:
         """DeepSeek's /user/balance for the present caller; a key without a limit of spend has no balance to tell."""
         caller = CALLER.get()
-        if caller is None or caller.max_picodollars is None:
+        if caller is None or caller.allowed_picodollars is None:
             return {"is_available": True, "balance_infos": []}
-        left = max(caller.max_picodollars - caller.spent_picodollars, 0)
-        amount = f"{left / PICODOLLARS:.6f}"
-        info = {"currency": "USD", "total_balance": amount, "granted_balance": amount, "topped_up_balance": "0.000000"}
-        return {"is_available": left > 0, "balance_infos": [info]}
+        granted, topped_up = caller.granted_left, caller.topped_up_left
+        info = {
+            "currency": "USD",
+            "total_balance": _amount(granted + topped_up),
+            "granted_balance": _amount(granted),
+            "topped_up_balance": _amount(topped_up),
+        }
+        return {"is_available": granted + topped_up > 0, "balance_infos": [info]}
 
     def close(self) -> None:
         """Write what still waits."""
         self.ledger.close()
 
 
+def _amount(picodollars: int) -> str:
+    return f"{picodollars / PICODOLLARS:.6f}"
+
+
 def _check_spent(key: Key) -> None:
-    if key.max_picodollars is not None and key.spent_picodollars >= key.max_picodollars:
-        raise ApiError(402, f"Insufficient Balance: the key {key.name!r} has spent what it may; ask for a new one")
+    if key.allowed_picodollars is not None and key.granted_left + key.topped_up_left <= 0:
+        raise ApiError(
+            402,
+            f"Insufficient Balance: the key {key.name!r} has spent what it may; have it topped up (fathom keys top-up)",
+        )
     if key.max_tokens is not None and key.spent_tokens >= key.max_tokens:
         raise ApiError(429, f"Rate Limit Reached: the key {key.name!r} has used its {key.max_tokens} tokens")
 

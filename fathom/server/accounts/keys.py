@@ -4,11 +4,12 @@ import hashlib
 import secrets
 import time
 from dataclasses import dataclass
+from typing import Literal
 
 from sqlalchemy import Engine, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from fathom.server.accounts.database import KEYS
+from fathom.server.accounts.database import CREDITS, KEYS
 
 _PREFIX = "sk-"
 
@@ -30,6 +31,28 @@ class Key:
     max_picodollars: int | None
     spent_tokens: int
     spent_picodollars: int
+    granted_picodollars: int = 0
+    topped_up_picodollars: int = 0
+
+    @property
+    def granted_left(self) -> int:
+        """What is left of credit that was granted (the limit given at its making is such); it is spent first."""
+        return max(0, self._granted - self.spent_picodollars)
+
+    @property
+    def topped_up_left(self) -> int:
+        """What is left of credit that was paid for."""
+        return max(0, self.topped_up_picodollars - max(0, self.spent_picodollars - self._granted))
+
+    @property
+    def allowed_picodollars(self) -> int | None:
+        """All that it was ever given to spend; None: no limit."""
+        given = self.granted_picodollars + self.topped_up_picodollars
+        return None if self.max_picodollars is None and not given else (self.max_picodollars or 0) + given
+
+    @property
+    def _granted(self) -> int:
+        return (self.max_picodollars or 0) + self.granted_picodollars
 
 
 _COLUMNS = [KEYS.c[name] for name in Key.__dataclass_fields__]
@@ -69,6 +92,23 @@ def revoke(database: Engine, name: str) -> None:
         changed = transaction.execute(update(KEYS).where(live).values(revoked=time.time()))
     if changed.rowcount == 0:
         raise KeyNameError(f"There is no live key {name!r}: `fathom keys list` shows them")
+
+
+def give_credit(
+    database: Engine, name: str, kind: Literal["granted", "topped_up"], picodollars: int, note: str
+) -> None:
+    """Add to what a key may spend, in one transaction with a row that says so. Raises KeyNameError.
+
+    A key that had no limit of spend has one from then on.
+    """
+    column = KEYS.c[f"{kind}_picodollars"]
+    with database.begin() as transaction:
+        live = (KEYS.c.name == name) & KEYS.c.revoked.is_(None)
+        changed = transaction.execute(update(KEYS).where(live).values({column: column + picodollars}))
+        if changed.rowcount == 0:
+            raise KeyNameError(f"There is no live key {name!r}: `fathom keys list` shows them")
+        row = {"id": secrets.token_hex(16), "at": time.time(), "key": name, "kind": kind}
+        transaction.execute(insert(CREDITS).values(**row, picodollars=picodollars, note=note))
 
 
 def find(database: Engine, given: str) -> Key | None:

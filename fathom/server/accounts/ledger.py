@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import Engine, func, insert, select, update
+from sqlalchemy import ColumnElement, Engine, func, insert, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from fathom.server.accounts.database import CALLS, KEYS
@@ -83,17 +83,14 @@ def write(database: Engine, call: Call) -> None:
         )
 
 
-_GROUPS = {
-    "day": func.strftime("%Y-%m-%d", CALLS.c.at, "unixepoch"),
-    "key": CALLS.c.key,
-    "model": CALLS.c.model,
-}
+_GROUPS = {"key": CALLS.c.key, "model": CALLS.c.model}
 _SUMS = ("hit", "miss", "thought", "output", "seconds", "picodollars")
 
 
 def usage(database: Engine, groups: tuple[str, ...], since: float = 0.0) -> list[Mapping[str, Any]]:
     """Calls since a time, summed by any of day (UTC), key and model, in that order of columns."""
-    columns = [_GROUPS[name].label(name) for name in groups]
+    by = {**_GROUPS, "day": _day(database)}
+    columns = [by[name].label(name) for name in groups]
     sums = [func.sum(CALLS.c[name]).label(name) for name in _SUMS]
     query = select(*columns, func.count().label("calls"), *sums).where(CALLS.c.at >= since)
     with database.connect() as connection:
@@ -106,6 +103,24 @@ def tokens_used(database: Engine, key: str, since: float) -> int:
     total = func.coalesce(func.sum(CALLS.c.hit + CALLS.c.miss + CALLS.c.output), 0)
     with database.connect() as connection:
         return int(connection.execute(select(total).where(CALLS.c.key == key, CALLS.c.at >= since)).scalar_one())
+
+
+def busy_seconds(database: Engine, since: float = 0.0) -> float:
+    """For how long at least one call was under way: calls at the same time share a machine."""
+    query = select(CALLS.c.at, CALLS.c.seconds).where(CALLS.c.at >= since).order_by(CALLS.c.at)
+    busy, until = 0.0, 0.0
+    with database.connect() as connection:
+        for at, seconds in connection.execution_options(yield_per=1000).execute(query):
+            busy += max(0.0, at + seconds - max(at, until))
+            until = max(until, at + seconds)
+    return busy
+
+
+def _day(database: Engine) -> ColumnElement[str]:
+    """The day of a call in UTC, as the database can say it."""
+    if database.dialect.name == "postgresql":
+        return func.to_char(func.timezone("UTC", func.to_timestamp(CALLS.c.at)), "YYYY-MM-DD")
+    return func.strftime("%Y-%m-%d", CALLS.c.at, "unixepoch")
 
 
 def calls(database: Engine, since: float = 0.0) -> list[Call]:
