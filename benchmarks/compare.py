@@ -2,9 +2,11 @@
 
     make bench                                   # everything, as in docs/performance.md
     .venv/bin/python benchmarks/compare.py --only fathom "llama.cpp" --rounds 5 --json
+    .venv/bin/python benchmarks/compare.py --model v3-shaped    # random weights in DeepSeek V3's architecture
 
 Each engine lives in a process of its own and is asked in turn (A B C A B C …), so that a change in the machine's speed
-meets all of them. Printed: medians in tokens per second, and Fathom's ratio to each peer, pair by pair, as a median.
+meets all of them. Printed: medians in tokens per second, and Fathom's ratio to each peer, pair by pair, as a median;
+and what a cold process needs until its first token after a prompt of 16, once, before the others are at work.
 """
 
 import argparse
@@ -18,11 +20,13 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from contenders import CONTENDERS
+from models import files_of
 
 # name, method, arguments, tokens counted
 MEASUREMENTS: list[tuple[str, str, dict[str, int], int]] = [
@@ -36,33 +40,39 @@ MEASUREMENTS: list[tuple[str, str, dict[str, int], int]] = [
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", help="a .gguf file (default: the embedded model)")
+    parser.add_argument("--model", default="smollm2", help="smollm2 (default), v3-shaped, or a .gguf file")
+    parser.add_argument(
+        "--files", type=Path, default=Path(tempfile.gettempdir()) / "fathom-benchmarks", help="made here"
+    )
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", nargs="*", choices=list(CONTENDERS), default=list(CONTENDERS))
+    parser.add_argument("--only", nargs="*", choices=list(CONTENDERS))
     parser.add_argument("--json", action="store_true", help="one JSON object at the end")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    model = Path(args.model) if args.model else default_model()
     if args.worker:
-        work(args.worker, model, args.threads)
+        work(args.worker, Path(args.model), args.threads)
         return
+    args.only = args.only or default_contenders(args.model)
     check_peers(args.only)
-    results = compare(model, args.threads, args.rounds, args.only)
+    results = compare(files_of(args.model, args.files), args.threads, args.rounds, args.only)
     print(table(results, args))
     if args.json:
         print(json.dumps(results))
 
 
-def default_model() -> Path:
-    from fathom.checkpoints import resolve
-
-    return resolve("smollm2:135m")
+def default_contenders(model: str) -> list[str]:
+    """Of a file only its own format; of the random model, which is BF16, what reads deepseek2 GGUFs."""
+    if model == "v3-shaped":
+        return ["fathom", "fathom q8_0", "llama.cpp", "llama.cpp q8_0"]
+    return [name for name, (_, format_) in CONTENDERS.items() if model == "smollm2" or format_ == "own"]
 
 
 def check_peers(names: list[str]) -> None:
     """The peers are no dependency of the tests: they are installed when a benchmark first wants them."""
-    wanted = ["llama_cpp" if name == "llama.cpp" else "accelerate" for name in names if not name.startswith("fathom")]
+    wanted = [
+        "llama_cpp" if name.startswith("llama.cpp") else "accelerate" for name in names if not name.startswith("fathom")
+    ]
     if any(importlib.util.find_spec(module) is None for module in wanted):
         print(
             "installing the peers; llama.cpp is built for this machine (some minutes, once) …",
@@ -75,7 +85,7 @@ def check_peers(names: list[str]) -> None:
 
 def work(name: str, model: Path, threads: int) -> None:
     """The inside of a contender's process: one JSON question a line in, one answer a line out."""
-    contender = CONTENDERS[name](model, threads)
+    contender = CONTENDERS[name][0](model, threads)
     print(json.dumps({"ready": name}), flush=True)
     for line in sys.stdin:
         question = json.loads(line)
@@ -91,11 +101,14 @@ class Worker:
         command = [sys.executable, __file__, "--worker", name, "--model", str(model), "--threads", str(threads)]
         environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
         self.name = name
+        began = time.perf_counter()
         self.complaints = tempfile.TemporaryFile("w+")  # noqa: SIM115 - lives as long as the process
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.complaints, text=True, env=environment
         )
         self.answer()
+        self.ask("prefill", {"tokens": 16})
+        self.first_token_seconds = time.perf_counter() - began
 
     def answer(self) -> dict[str, Any]:
         assert self.process.stdout
@@ -118,11 +131,11 @@ class Worker:
         self.process.wait()
 
 
-def compare(model: Path, threads: int, rounds: int, names: list[str]) -> dict[str, Any]:
-    """Tokens per second by measurement and contender, one figure a round; and each contender's peak memory."""
+def compare(files: dict[str, Path], threads: int, rounds: int, names: list[str]) -> dict[str, Any]:
+    """Tokens per second by measurement and contender, one figure a round; each contender's peak memory and start."""
     from tqdm import tqdm
 
-    workers = [Worker(name, model, threads) for name in names]
+    workers = [Worker(name, files[CONTENDERS[name][1]], threads) for name in names]
     rates: dict[str, dict[str, list[float]]] = {name: {} for name, *_ in MEASUREMENTS}
     memory: dict[str, int] = {}
     for measurement, method, arguments, tokens in tqdm(
@@ -139,6 +152,7 @@ def compare(model: Path, threads: int, rounds: int, names: list[str]) -> dict[st
     return {
         "tokens_per_second": rates,
         "peak_memory_bytes": memory,
+        "first_token_seconds": {worker.name: worker.first_token_seconds for worker in workers},
         "threads": threads,
         "machine": machine(),
         "date": str(datetime.date.today()),
@@ -170,6 +184,8 @@ def table(results: dict[str, Any], args: argparse.Namespace) -> str:
         lines.append(f"| {measurement} | " + " | ".join(cells) + " |")
     memory = [f"{results['peak_memory_bytes'][name] / 2**20:.0f} MiB" for name in args.only]
     lines.append("| peak memory of the process | " + " | ".join(memory) + " |")
+    starts = [f"{results['first_token_seconds'][name]:.2f} s" for name in args.only]
+    lines.append("| cold process to first token | " + " | ".join(starts) + " |")
     return "\n".join(lines)
 
 

@@ -8,6 +8,7 @@ Prompts are random token ids, fresh for each call, so that no prefix cache helps
 
 import random
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -169,11 +170,17 @@ class Transformers:
         return self.generate(prompts, new) - self.generate(prompts, 1)
 
 
-CONTENDERS = {
-    "fathom": Fathom,
-    "fathom (torch)": lambda model, threads: Fathom(model, threads, "torch"),
-    "llama.cpp": LlamaCpp,
-    "transformers float32": lambda model, threads: Transformers(model, threads, "float32"),
-    "transformers bfloat16": lambda model, threads: Transformers(model, threads, "bfloat16"),
-    "transformers bfloat16, static cache": lambda model, threads: Transformers(model, threads, "bfloat16", "static"),
+CONTENDERS: dict[str, tuple[Callable[[Path, int], Contender], str]] = {  # how to make one, and the format of its file
+    "fathom": (Fathom, "own"),
+    "fathom q8_0": (Fathom, "q8_0"),
+    "fathom (torch)": (lambda model, threads: Fathom(model, threads, "torch"), "own"),
+    "llama.cpp": (LlamaCpp, "own"),
+    "llama.cpp q8_0": (LlamaCpp, "q8_0"),
+    "llama.cpp bf16": (LlamaCpp, "bf16"),
+    "transformers float32": (lambda model, threads: Transformers(model, threads, "float32"), "own"),
+    "transformers bfloat16": (lambda model, threads: Transformers(model, threads, "bfloat16"), "own"),
+    "transformers bfloat16, static cache": (
+        lambda model, threads: Transformers(model, threads, "bfloat16", "static"),
+        "own",
+    ),
 }

@@ -27,11 +27,13 @@ COMMON_FLAGS = ("-std=c++20", "-O3", "-ffp-contract=off", "-fPIC", "-pthread", "
 WARNING_FLAGS = ("-Wall", "-Wextra", "-Wno-maybe-uninitialized", "-Wno-uninitialized", "-Wno-array-bounds")
 _AVX2 = ("-mavx2", "-mfma", "-mf16c")
 _AVX512 = (*_AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-DFATHOM_AVX512")
+_VNNI_BF16 = (*_AVX512, "-mavx512vnni", "-mavx512bf16", "-DFATHOM_VNNI")
 VARIANT_FLAGS: dict[str, tuple[str, ...]] = {
     "portable": (),
     "avx2": (*_AVX2, "-DFATHOM_AVX2"),
     "avx512": _AVX512,
-    "avx512_vnni_bf16": (*_AVX512, "-mavx512vnni", "-mavx512bf16", "-DFATHOM_VNNI"),
+    "avx512_vnni_bf16": _VNNI_BF16,
+    "avx512_amx": (*_VNNI_BF16, "-mamx-tile", "-mamx-int8", "-mamx-bf16", "-DFATHOM_AMX"),
 }
 SANITIZE_FLAGS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer", "-O1")
 

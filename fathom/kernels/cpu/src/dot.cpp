@@ -152,22 +152,18 @@ void dot_floating(const uint8_t* block, int groups, const Activations& x, int fi
 }
 
 template <int Bits, int Offset, Scales Kind>
-const Kernel& kernel_of(Quantised<Bits, Offset, Kind>) {
+Kernel vector_kernel(Quantised<Bits, Offset, Kind>) {
   using Format = Quantised<Bits, Offset, Kind>;
   constexpr int two = std::min(2, kRowTile), four = std::min(4, kRowTile);
-  static const Kernel result{
-      {dot_quantised<Format, 1>, dot_quantised<Format, two>, dot_quantised<Format, four>, dot_quantised<Format, kRowTile>}, kInt8, {}};
-  return result;
+  return {{dot_quantised<Format, 1>, dot_quantised<Format, two>, dot_quantised<Format, four>, dot_quantised<Format, kRowTile>}, kInt8};
 }
 
 template <Type Which>
-const Kernel& kernel_of(Floating<Which>) {
+Kernel vector_kernel(Floating<Which>) {
   constexpr int two = std::min(2, kRowTile), four = std::min(4, kRowTile);
-  static const Kernel result{
-      {dot_floating<Which, 1>, dot_floating<Which, two>, dot_floating<Which, four>, dot_floating<Which, kRowTile>},
-      Which == Type::BF16 ? kBF16 : kFloat,
-      {dot_columns<Which, 1>, dot_columns<Which, two>, dot_columns<Which, four>, dot_columns<Which, kRowTile>}};
-  return result;
+  return {{dot_floating<Which, 1>, dot_floating<Which, two>, dot_floating<Which, four>, dot_floating<Which, kRowTile>},
+          Which == Type::BF16 ? kBF16 : kFloat,
+          {dot_columns<Which, 1>, dot_columns<Which, two>, dot_columns<Which, four>, dot_columns<Which, kRowTile>}};
 }
 
 // int8 codes for 32 values: scale = largest magnitude / 127.
@@ -196,9 +192,24 @@ void quantise_row(const float* x, int width, int8_t* codes, GroupScale* scales) 
 
 }  // namespace
 
+#ifdef FATHOM_AMX
+}  // namespace fathom
+#include "dot_amx.h"
+namespace fathom {
+#endif
+
 const Kernel& kernel(Type type) {
   const Kernel* result = nullptr;
-  with_format(type, [&](auto format) { result = &kernel_of(format); });
+  with_format(type, [&](auto format) {
+    static const Kernel own = [&] {
+      Kernel kernel = vector_kernel(format);
+#ifdef FATHOM_AMX
+      if (kTilesGranted) use_tiles(kernel, format);
+#endif
+      return kernel;
+    }();
+    result = &own;
+  });
   return *result;
 }
 

@@ -6,7 +6,7 @@
 #include <string>
 
 #include "model.h"
-#include "simd.h"
+#include "multiply.h"
 
 #define FATHOM_API extern "C" __attribute__((visibility("default")))
 
@@ -131,21 +131,18 @@ FATHOM_API int fathom_product(int type, int64_t rows, int64_t columns, const uin
     OwnActivations activations;
     activations.reserve(int(m), int(columns));
     activations.columns = w.groups * kGroup;
-    std::vector<float> padded(size_t(activations.columns)), tile(size_t(kRowTile * kLanes));
+    std::vector<float> padded(size_t(activations.columns));
     for (int row = 0; row < m; row++) {
       std::memcpy(padded.data(), x + row * columns, size_t(columns) * 4);
       activations.represent(row, activations.columns, padded.data(), w.kernel->needs);
     }
-    for (int64_t block = 0; block * kBlockRows < rows; block++)
-      for (int row = 0, size = 0; row < m; row += size) {
-        int tile_index = 3;
-        while ((1 << tile_index) > std::min<int64_t>(m - row, kRowTile)) tile_index--;
-        size = 1 << tile_index;
-        w.kernel->tiles[tile_index](w.block(int(block)), w.groups, activations, row, tile.data());
-        for (int i = 0; i < size; i++)
-          std::memcpy(out + (row + i) * rows + block * kBlockRows, tile.data() + i * kLanes,
-                      size_t(std::min<int64_t>(kBlockRows, rows - block * kBlockRows)) * 4);
-      }
+    for (int block = 0; int64_t(block) * kBlockRows < rows; block++)
+      multiply_block(w, block, activations, 0, int(m), [&](int row, F32 value) {
+        float* to = out + row * rows + block * kBlockRows;
+        const int64_t left = rows - block * kBlockRows;
+        if (left >= kLanes) value.store(to);
+        else value.store_first(to, int(left));
+      });
   });
 }
 

@@ -48,10 +48,15 @@ struct OwnActivations : Activations {
 // Writes the dot products of `rows` activations with the block's 16 weight rows: out[row][16].
 using DotTile = void (*)(const uint8_t* block, int groups, const Activations& x, int row, float* out);
 
+// The same for `count` rows, a multiple of 16.
+using DotMany = void (*)(const uint8_t* block, int groups, const Activations& x, int row, int count, float* out);
+
 struct Kernel {
   DotTile tiles[4];  // for 1, 2, 4, 8 rows of activations
   Representation needs;
   DotTile narrow[4] = {};  // the same over a number of columns (a multiple of 4) instead of groups; floating-point types only
+  DotMany many = nullptr;  // where the processor has tiles
+  int many_rows = 0;       // from so many rows on it is faster
 };
 const Kernel& kernel(Type type);
 

@@ -23,13 +23,26 @@ inline void prefetch_start(const Matrix& w, Range blocks) {
 // Activations of a pass over the weights stay in the second-level cache.
 inline constexpr int kRowsPerPass = 192;
 
+inline constexpr int kLastTile = 3;  // 2^3 = 8 rows, where kRowTile allows
+
 // Runs rows [first, last) of x against one block of weights; write(row, F32 of its 16 outputs).
 template <class Write>
 inline void multiply_block(const Matrix& w, int block, const Activations& x, int first, int last, Write write, const Additions& more = {}) {
-  alignas(64) float out[kRowTile * kLanes];
   const uint8_t* weights = w.block(block);
-  for (int row = first; row < last;) {
-    int tile = 3;
+  int row = first;
+  if constexpr (kTileRows > 0) {
+    alignas(64) float out[kRowsPerPass * kLanes];
+    while (w.kernel->many && last - row >= w.kernel->many_rows) {
+      const int count = std::min(last - row, kRowsPerPass) / kTileRows * kTileRows;
+      w.kernel->many(weights, w.groups, x, row, count, out);
+      for (int i = 0; more && i < count; i += kRowTile) more.add(block, row + i, kLastTile, out + i * kLanes);
+      for (int i = 0; i < count; i++) write(row + i, F32::load(out + i * kLanes));
+      row += count;
+    }
+  }
+  alignas(64) float out[kRowTile * kLanes];
+  while (row < last) {
+    int tile = kLastTile;
     while ((1 << tile) > std::min(last - row, kRowTile)) tile--;
     w.kernel->tiles[tile](weights, w.groups, x, row, out);
     if (more) more.add(block, row, tile, out);

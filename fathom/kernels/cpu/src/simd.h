@@ -5,6 +5,7 @@
 //   F32, I32, U8       sixteen floats, sixteen 32-bit integers, sixty-four bytes (= 16 rows x 4 consecutive columns)
 //   dot(acc, w, x)     acc[row] += sum over four columns of w[row][column] * x[column], w as kBiasedBytes says, x int8
 //   dot_bf16           the same for sixteen rows of two bfloat16 columns
+//   kTileRows          how many rows a matrix tile of the processor takes (AMX); 0: it has none
 //   kRowTile           how many activation rows share one load of the weights (bounded by the number of registers)
 #pragma once
 #include <cstddef>

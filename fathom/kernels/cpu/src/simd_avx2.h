@@ -5,6 +5,7 @@
 namespace fathom {
 
 inline constexpr int kRowTile = 4;
+inline constexpr int kTileRows = 0;
 inline constexpr bool kBiasedBytes = false;
 inline constexpr const char* kVariant = "avx2";
 

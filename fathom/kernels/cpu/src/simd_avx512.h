@@ -5,7 +5,15 @@
 namespace fathom {
 
 inline constexpr int kRowTile = 8;
-#ifdef FATHOM_VNNI
+#ifdef FATHOM_AMX
+inline constexpr int kTileRows = 16;
+#else
+inline constexpr int kTileRows = 0;
+#endif
+#if defined(FATHOM_AMX)
+inline constexpr bool kBiasedBytes = true;
+inline constexpr const char* kVariant = "avx512_amx";
+#elif defined(FATHOM_VNNI)
 inline constexpr bool kBiasedBytes = true;  // dot() takes weights as value + 128
 inline constexpr const char* kVariant = "avx512_vnni_bf16";
 #else
