@@ -45,7 +45,7 @@ class CompilerError(RuntimeError):
 def variants() -> tuple[str, ...]:
     """The variants that this kind of machine can be given, the plainest first."""
     if platform.machine().lower() in ("x86_64", "amd64"):
-        return tuple(VARIANT_FLAGS)
+        return tuple(name for name in VARIANT_FLAGS if name != "avx512_amx" or platform.system() == "Linux")
     return ("portable",)
 
 

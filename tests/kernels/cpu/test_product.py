@@ -68,7 +68,9 @@ def test_int8_activations_cost_less_than_one_part_in_a_hundred(native, random_we
 @pytest.mark.parametrize("type_", TYPES)
 def test_a_row_does_not_depend_on_its_batch(native, random_weights, type_) -> None:
     stored, _ = random_weights(type_, 33, 512, 1)
-    x = np.random.default_rng(2).standard_normal((157, 512)).astype(np.float32)  # 64, 64, 16, 8, 4 and 1, where tiles are
+    x = (
+        np.random.default_rng(2).standard_normal((157, 512)).astype(np.float32)
+    )  # 64, 64, 16, 8, 4 and 1, where tiles are
     whole = product(type_, (33, 512), stored, x, native)
     alone = np.concatenate([product(type_, (33, 512), stored, row[None], native) for row in x])
     np.testing.assert_array_equal(whole, alone)
