@@ -200,7 +200,7 @@ def answer_routes(context: Context) -> APIRouter:
         answering, asked = await in_thread(_begin, context, person, chat, form)
         context.runs.start(answering)
         summary = await in_thread(context.library(person, chat).summary, chat)
-        answer = {**answering.message.json(), "run": answering.id}
+        answer = {**answering.message.json(), "run": answering.id, "sequence": 0}
         body = {"chat": {**summary, "run": answering.id}, "user": asked and asked.json(), "answer": answer}
         return JSONResponse({**body, "run": {"id": answering.id}}, 201)
 
@@ -233,9 +233,17 @@ def answer_routes(context: Context) -> APIRouter:
 
 
 def chat_json(context: Context, chat: Chat) -> dict[str, Any]:
-    """A chat as the page gets it, with the runs that write it."""
+    """A chat as the page gets it. An answer under way is told as far as it is, which may be further than it is stored,
+    with its run and the number of the last event that is in it: `events?after=` that number is what follows.
+    """
     running = context.runs.of_messages()
-    messages = [{**message.json(), "run": running.get(message.id)} for message in chat.messages.values()]
+    messages = []
+    for message in chat.messages.values():
+        live = running.get(message.id)
+        if live is None:
+            messages.append({**message.json(), "sequence": None})
+        else:
+            messages.append({**live.message.json(), "run": live.id, "sequence": live.log.last})
     run = next((message["run"] for message in messages if message["run"]), None)
     return {**chat.summary, "run": run, "head": chat.head, "messages": messages}
 

@@ -30,8 +30,8 @@ from fathom.engine import Engine
 from fathom.engine.request import EngineEvent, Finished, Request
 from fathom.search.citations import stored_mark
 from fathom.search.searching import Step
-from fathom.server.errors import ApiError, bad_request
-from fathom.server.generation import Generation
+from fathom.server.errors import bad_request
+from fathom.server.generation import Generation, failure
 from fathom.server.searched import CitedAnswer
 from fathom.server.searching import PASSAGE_TOKENS, prompt_of
 from fathom.server.service import Service
@@ -180,7 +180,7 @@ class Composer:
         if finished.reason == "cancelled":
             self._run.interrupt()
         if finished.reason == "error":
-            raise ApiError(500, "The engine failed on this answer; the server's log has the details")
+            raise failure(finished)
         self._run.message.finish = finished.reason if finished.reason in ("stop", "length") else None
 
     def _cost(self, usage: dict[str, int]) -> dict[str, Any] | None:

@@ -3,6 +3,7 @@
 import time
 from collections import OrderedDict
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Request
 from pydantic import Field
@@ -16,6 +17,7 @@ from fathom.app.months import month_began
 from fathom.app.people import Person
 from fathom.app.users import SESSION_SECONDS, User, UserError, session_hash
 from fathom.search.files import MAX_FILE_BYTES, can_read_images, readable_suffixes
+from fathom.server.config import LOOPBACK_HOSTS
 from fathom.server.deepseek.fields import Strict
 from fathom.server.errors import ApiError, bad_request
 from fathom.server.status import health
@@ -282,10 +284,18 @@ def session_json(context: Context, person: Person | None, *, needs_key: bool = F
         "user": {"id": person.id, "name": person.name, "admin": person.admin, "quota": _quota(person)},
         "csrf": context.csrf(person),
         "settings": settings.read(context.database, person.id).model_dump(),
-        "data": {"model": {"where": "machine", "host": None}, "search": places},
+        "data": {"model": _model_place(context), "search": places},
         "prices": {"plan": accounts.ledger.plan, "compare": settings.COMPARED_PLAN} if accounts is not None else None,
     }
     return {**body, **mine}
+
+
+def _model_place(context: Context) -> dict[str, str | None]:
+    """Where questions are answered: on this machine, or by other servers."""
+    upstreams = getattr(context.service.engine, "upstreams", ())
+    hosts = [urlsplit(upstream.url).hostname or "" for upstream in upstreams]
+    away = [host for host in hosts if host not in LOOPBACK_HOSTS]
+    return {"where": "web" if away else "machine", "host": ", ".join(dict.fromkeys(away)) or None}
 
 
 def _quota(person: Person) -> dict[str, int] | None:

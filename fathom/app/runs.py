@@ -48,9 +48,9 @@ class Runs:
             raise NotFoundError("answer under way")
         return answering
 
-    def of_messages(self) -> dict[str, str]:
-        """The run that writes a message, by message."""
-        return {one.message.id: one.id for one in self._under_way()}
+    def of_messages(self) -> "dict[str, Answering]":
+        """The answer under way that a message is, by message."""
+        return {one.message.id: one for one in self._under_way()}
 
     def of_chats(self) -> dict[str, str]:
         """A run of each chat that has one."""

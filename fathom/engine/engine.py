@@ -66,6 +66,8 @@ class Engine:
 
     """
 
+    _thinker: Thinker | None = None
+
     def __init__(
         self,
         runner: Runner,

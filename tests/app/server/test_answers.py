@@ -28,7 +28,7 @@ def test_an_answer_is_streamed_stored_and_accounted(visitor):
     assert kinds(events).index("thought_end") < kinds(events).index("answer")
     done = next(data["message"] for _, kind, data in events if kind == "done")
     question, answer = visitor.messages(chat)
-    assert answer == done
+    assert answer == {**done, "sequence": None}
     assert (answer["state"], answer["content"], answer["thought"]) == ("complete", "one two three ", "Let me think.")
     assert answer["parent"] == question["id"]
     assert answer["usage"]["completion_tokens"] == 5
@@ -74,6 +74,19 @@ def test_it_goes_on_without_a_viewer_and_two_viewers_see_the_same(served, visito
         thread.join(20)
     assert joined(seen[0], "answer") == joined(seen[1], "answer") == "a b c d e f g h i j "
     assert until(lambda: visitor.messages(chat)[1]["state"] == "complete")
+
+
+def test_who_comes_to_an_answer_under_way_takes_it_up_where_it_is(served, visitor, until):
+    served.engine.pause = 0.02
+    chat = visitor.new_chat(title="x")
+    run = visitor.begin(chat, content=" ".join(f"w{n}" for n in range(60)), think=True)["run"]["id"]
+    begun = until(lambda: (one := visitor.messages(chat)[1])["content"] and one)
+    assert begun["run"] == run
+    rest = list(visitor.events(run, begun["sequence"]))
+    answer = visitor.messages(chat)[1]
+    assert begun["content"] + joined(rest, "answer") == answer["content"]
+    assert begun["thought"] + joined(rest, "thought") == answer["thought"]
+    assert (answer["run"], answer["sequence"]) == (None, None)
 
 
 def test_stop_keeps_what_came_and_it_stays_stopped(served, visitor, until):

@@ -128,7 +128,6 @@ def test_spans_of_an_excerpt_are_places_in_its_text(content, words):
     for first, last in found["spans"]:
         hit = units[2 * first : 2 * last].decode("utf-16-le", "surrogatepass")
         assert hit
-        assert any(hit.casefold() == word.casefold() or hit.lower() == word.lower() for word in words) or True
     assert len(found["text"]) <= 160
 
 
