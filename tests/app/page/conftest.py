@@ -22,10 +22,12 @@ from fathom.app.api import OWN_LOGIN_PATHS, UPLOAD_PATHS, mount_api
 from fathom.app.routes import mount
 from fathom.engine import EngineLimits, EngineStats, Finished, GenerationDefaults, Request, Ticket, Timings, Usage
 from fathom.engine.stats import Counts, Load
+from fathom.search.configured import EngineSettings
 from fathom.server.accounts.accounts import Accounts
 from fathom.server.api import create_app
 from fathom.server.config import ServerConfig
 from fathom.server.listen import TimedProtocol
+from fathom.server.searching import SearchService
 from fathom.server.service import Service
 from fathom.text import Answer, Message, Prompt, Thought
 
@@ -293,9 +295,11 @@ def shared_app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FATHOM_HOME", str(folder))
         app = App(folder, free_port())
+        app.search = SearchService(EngineSettings(), folder / "index.sqlite3")
         app.start()
     yield app
     app.stop()
+    app.search.close()
 
 
 @pytest.fixture

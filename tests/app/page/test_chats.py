@@ -140,3 +140,27 @@ def test_rating_is_kept(page: Any, ask: Ask) -> None:
     page.reload()
     good.wait_for()
     assert good.get_attribute("aria-pressed") == "true"
+
+
+def test_export_and_import_bring_a_chat_back(page: Any, app: Any, ask: Ask, tmp_path: Any) -> None:
+    ask(page, "First question")
+    chats = show_chats(page)
+    with page.expect_download() as download:
+        chats.get_by_role("button", name="Actions for First question").click()
+        page.get_by_role("menuitem", name="Save as Markdown").click()
+    assert "Hello **world**!" in (download.value.path()).read_text("utf-8")
+    with page.expect_download() as download:
+        chats.get_by_role("button", name="More", exact=True).click()
+        page.get_by_role("menuitem", name="Export all chats").click()
+    kept = tmp_path / "chats.json"
+    download.value.save_as(kept)
+    app.call("DELETE", "chats")
+    page.reload()
+    chats.get_by_text("Your conversations will appear here.").wait_for()
+    with page.expect_file_chooser() as chooser:
+        chats.get_by_role("button", name="More", exact=True).click()
+        page.get_by_role("menuitem", name="Import chats").click()
+    chooser.value.set_files(kept)
+    page.get_by_text("1 chat was imported").wait_for()
+    chats.get_by_role("button", name="First question", exact=True).click()
+    page.get_by_text("Hello world!").wait_for()

@@ -66,6 +66,11 @@ def test_sources_and_citations(searching: Any, open_any: Any, ask: Any) -> None:
     answer.get_by_role("button", name=re.compile(r"Found \d sources")).click()
     panel.get_by_role("heading", name="Green lentils").wait_for()
     panel.get_by_text("Jan 2, 2026").or_(panel.get_by_text("2 Jan 2026")).first.wait_for()
+    panel.get_by_role("button", name="Show what stands around it").click()
+    panel.locator(".passage mark", has_text="Red lentils").wait_for()
+    with page.expect_popup() as popup:
+        panel.get_by_role("link", name="Grandma's soup").click()
+    popup.value.locator("mark", has_text="Red lentils").wait_for()
     assert page.evaluate("window.pwned") is None
     assert page.locator("img[src=x]").count() == 0
 

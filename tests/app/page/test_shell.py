@@ -44,3 +44,33 @@ def test_manifest_makes_it_installable(open_page: Any, app: Any) -> None:
     assert (manifest["display"], manifest["start_url"]) == ("standalone", "/")
     for icon in manifest["icons"]:
         assert page.evaluate("source => fetch(source).then(answer => answer.ok)", icon["src"]), icon["src"]
+
+
+@pytest.mark.slow
+def test_chats_of_the_old_page_move_to_the_server_once(open_any: Any, app: Any) -> None:
+    page = open_any(app.url + "/static/logo.svg")
+    page.evaluate("""() => new Promise((resolve) => {
+        const request = indexedDB.open("fathom", 1);
+        request.onupgradeneeded = () => {
+            request.result.createObjectStore("chats", {keyPath: "id"}).createIndex("updated", "updated");
+        };
+        request.onsuccess = () => {
+            const created = 1764000000000;
+            const transaction = request.result.transaction("chats", "readwrite");
+            transaction.objectStore("chats").put({
+                id: "old", title: "An old chat", created, updated: created, leaf: "b", messages: [
+                    {id: "a", parent: null, role: "user", content: "Old question", created},
+                    {id: "b", parent: "a", role: "assistant", content: "Old answer", status: "done", created},
+                ],
+            });
+            transaction.oncomplete = () => { request.result.close(); resolve(); };
+        };
+    })""")
+    for visit in range(2):
+        page.goto(app.url)
+        if visit == 0:
+            page.get_by_role("button", name="Show chats").click()
+        page.get_by_role("button", name="An old chat", exact=True).wait_for()
+    assert len(app.call("GET", "chats")["chats"]) == 1
+    page.get_by_role("button", name="An old chat", exact=True).click()
+    page.get_by_text("Old answer").wait_for()

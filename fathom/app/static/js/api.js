@@ -95,9 +95,12 @@ export const changeChat = (id, values) => call("PATCH", `chats/${part(id)}`, { j
 export const deleteChat = (id) => call("DELETE", `chats/${part(id)}`);
 export const changeMessage = (chat, id, values) => call("PATCH", `chats/${part(chat)}/messages/${part(id)}`, { json: values });
 export const ask = (chat, values) => call("POST", `chats/${part(chat)}/answers`, { json: values });
+export const forgetFile = (id) => call("DELETE", `files/${part(id)}`);
 export const stopRun = (run) => call("POST", `runs/${part(run)}/stop`);
 export const answerNow = (run) => call("POST", `runs/${part(run)}/answer-now`);
 export const folders = () => call("GET", "folders");
+/** The address at which a passage of an own document stands as a page. */
+export const passagePage = (reference) => `${ROOT}documents/page${query({ passage: reference })}`;
 export const passage = (reference) => call("GET", `documents${query({ passage: reference })}`);
 
 export const shares = () => call("GET", "shares");
@@ -136,7 +139,7 @@ export function importChats(upload) {
 }
 
 /** Sends a file for a question; `progress` is told the share that has gone. fetch does not tell, so the older way. */
-export function uploadFile(upload, progress, signal) {
+export function uploadFile(upload, progress, signal, temporary = false) {
   return new Promise((resolve, reject) => {
     const xhr = new XMLHttpRequest();
     xhr.open("POST", `${ROOT}files`);
@@ -152,6 +155,7 @@ export function uploadFile(upload, progress, signal) {
     signal.addEventListener("abort", () => xhr.abort());
     const form = new FormData();
     form.append("file", upload);
+    if (temporary) form.append("temporary", "true");
     xhr.send(form);
   });
 }

@@ -4,7 +4,7 @@ import * as api from "./api.js";
 import { ApiError } from "./api.js";
 import { addLocal, dropLocal, leafOf, newChat, path, runningAnswer, settleLocal } from "./chat.js";
 import { Composer } from "./composer.js";
-import { confirmDialog, openMenu, promptDialog, toast } from "./dialog.js";
+import { confirmDialog, promptDialog, toast } from "./dialog.js";
 import { copyText, el, icon, iconButton, saveFile } from "./dom.js";
 import { apply, t } from "./i18n.js";
 import { shortcutOf } from "./keys.js";
@@ -92,7 +92,8 @@ export class App {
       send: ({ text, files }) => this.ask(text, files),
       stop: () => this.#stop(),
       mode: () => this.#serverChanged(),
-      upload: (file, progress, signal) => this.#upload(file, progress, signal),
+      upload: (file, progress, signal) => api.uploadFile(file, progress, signal, this.#chat.temporary),
+      forget: (file) => this.#attempt(() => api.forgetFile(file.id)),
       prompts: () => this.#later("prompts", "openPrompts"),
     });
     this.composer.text = draft;
@@ -159,7 +160,7 @@ export class App {
   }
 
   #serverChanged() {
-    const texts = { loading: t("loading"), unreachable: t("unreachable"), down: this.server.reason || t("errors").server };
+    const texts = { loading: t("loading", this.server.progress), unreachable: t("unreachable"), down: this.server.reason || t("errors").server };
     // A mode that does nothing must not look as if it did.
     const idle = this.server.thinks === false && this.composer.thinks ? t("noThinking", this.server.model) : "";
     const blind = this.session?.capabilities?.search === false && this.composer.searches ? t("noSearch") : "";
@@ -348,10 +349,6 @@ export class App {
     answer.rating = rating;
     this.transcript.viewOf(answer)?.state();
     await this.#attempt(() => api.changeMessage(this.#chat.id, answer.id, { rating }));
-  }
-
-  async #upload(file, progress, signal) {
-    return api.uploadFile(file, progress, signal);
   }
 
   // ---- chats ----
@@ -564,10 +561,6 @@ export class App {
   fill(text) {
     this.composer.text = text;
     this.composer.box.focus();
-  }
-
-  openMenu(anchor, items) {
-    openMenu(anchor, items);
   }
 }
 

@@ -8,9 +8,10 @@ export class Attachments {
   /** What the server takes: {file_bytes, files, extensions}; not known before the session. */
   limits = {};
 
-  /** `upload(file, onProgress, signal)` gives what the server made of a file; `onChange()` is told of every change. */
-  constructor(upload, onChange) {
+  /** `upload(file, onProgress, signal)` gives what the server made of a file, `forget` takes that back; `onChange()` follows every change. */
+  constructor({ upload, forget }, onChange) {
     this.upload = upload;
+    this.forget = forget;
     this.onChange = onChange;
     this.element = el("ul", { class: "files", "aria-label": t("files"), hidden: true });
   }
@@ -70,6 +71,7 @@ export class Attachments {
 
   #remove(entry) {
     entry.controller.abort();
+    if (entry.result) this.forget(entry.result);
     this.#files = this.#files.filter((other) => other !== entry);
     this.#show();
   }

@@ -11,10 +11,10 @@ const SEARCH = "fathom.search";
 export class Composer {
   #running = false;
 
-  /** `actions`: send({text, files}), stop(), mode(): a mode was turned on or off, upload(file, progress, signal), prompts(). */
+  /** `actions`: send({text, files}), stop(), mode(): a mode was turned on or off, upload(file, progress, signal), forget(file), prompts(). */
   constructor(actions) {
     this.actions = actions;
-    this.files = new Attachments(actions.upload, () => this.#changed());
+    this.files = new Attachments(actions, () => this.#changed());
     this.box = el("textarea", {
       rows: 1,
       "aria-label": t("message"),

@@ -52,7 +52,7 @@ export function formatNumber(value, digits = 0) {
 
 export function formatBytes(bytes) {
   const [unit, size] = [["gigabyte", 1e9], ["megabyte", 1e6], ["kilobyte", 1e3], ["byte", 1]].find(([, least]) => bytes >= least) ?? ["byte", 1];
-  return new Intl.NumberFormat(language, { style: "unit", unit, maximumFractionDigits: bytes / size < 10 && unit !== "byte" ? 1 : 0 }).format(bytes / size);
+  return new Intl.NumberFormat(language, { style: "unit", unit, unitDisplay: unit === "byte" ? "long" : "short", maximumFractionDigits: bytes / size < 10 && unit !== "byte" ? 1 : 0 }).format(bytes / size);
 }
 
 /** A date as people of the language write it; what is no date is shown as it came. */

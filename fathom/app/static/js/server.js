@@ -14,6 +14,8 @@ export class Server {
   model = "";
   /** Whether it can think before it answers; null while that is not known. */
   thinks = null;
+  /** How much of it is loaded, from 0 to 1; null where that is not known. */
+  progress = null;
   #watching = null;
   #listeners = new Set();
 
@@ -29,7 +31,9 @@ export class Server {
     this.reason = detail?.error ?? "";
     this.model = detail?.model ?? this.model;
     this.thinks = detail?.thinks ?? null;
-    if (state === this.state) return;
+    const before = this.progress;
+    this.progress = detail?.progress?.fraction ?? null;
+    if (state === this.state && before === this.progress) return;
     this.state = state;
     for (const listener of this.#listeners) listener();
   }

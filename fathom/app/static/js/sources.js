@@ -1,7 +1,7 @@
 // The sources of an answer: marks [n] in its text become links, the pages stand below it as chips, and a panel beside the
 // conversation shows the passage that was used. Every address comes from the server's list, never from the model's words.
 
-import { passage as readPassage } from "./api.js";
+import { passage as readPassage, passagePage } from "./api.js";
 import { el, icon, iconButton } from "./dom.js";
 import { formatDate, formatNumber, t } from "./i18n.js";
 
@@ -11,6 +11,11 @@ const MARK = /\[citation:(\d{1,4})\]/g;
 /** The address of a source if a browser may follow it; own documents have none. */
 export function safeUrl(source) {
   return /^https?:\/\//i.test(source.url ?? "") ? source.url : null;
+}
+
+/** Where a source can be read: the page, or for a passage of an own document the server's page of it. */
+function addressOf(source) {
+  return safeUrl(source) ?? (source.passage ? passagePage(source.passage) : null);
 }
 
 /** Where a source comes from, as people name it: the host of a page, the name of a file. */
@@ -74,7 +79,7 @@ function citation(source, place, number, supported) {
     "a",
     {
       class: supported ? "cite" : "cite doubtful",
-      href: safeUrl(source) ?? `#source-${place}`,
+      href: addressOf(source) ?? `#source-${place}`,
       target: "_blank",
       rel: "noopener noreferrer nofollow",
       "data-source": place,
@@ -176,7 +181,7 @@ export class SourcePanel {
 
 // `words`: what to mark in the passage; null for the sources that were not asked for.
 function card(source, number, words) {
-  const url = safeUrl(source);
+  const url = addressOf(source);
   const title = source.title || placeOf(source);
   const heading = url ? el("a", { href: url, target: "_blank", rel: "noopener noreferrer nofollow", dir: "auto" }, title) : el("span", { dir: "auto" }, title);
   const passage = el("p", { class: "passage", dir: "auto" }, ...withMarks(source.text || source.snippet || "", words ?? new Set()));

@@ -71,7 +71,7 @@ export default {
   thereHint: (host) => `تُرسَل كلماتك إلى ${host} فقط، بحسب ما تعلمه هذه الصفحة.`,
   upstream: (host) => `عبر ${host}`,
   upstreamHint: (host) => `يمرّر هذا الخادم كلماتك إلى ${host} حيث يعمل النموذج.`,
-  loading: "يجري تحميل النموذج…",
+  loading: (share) => (share ? `يجري تحميل النموذج… ${Math.round(share * 100)}٪` : "يجري تحميل النموذج…"),
   loadingQueued: "يجري تحميل النموذج… سيُطرح سؤالك حالما يصبح جاهزًا.",
   unreachable: "تعذّر الوصول إلى الخادم.",
   reconnecting: "انقطع الاتصال. تجري إعادة المحاولة…",

@@ -66,7 +66,7 @@ export default {
   thereHint: (host) => `Your words go to ${host} and, as far as this page can tell, nowhere else.`,
   upstream: (host) => `Via ${host}`,
   upstreamHint: (host) => `This server passes your words on to ${host}, which runs the model.`,
-  loading: "The model is loading…",
+  loading: (share) => (share ? `The model is loading… ${Math.round(share * 100)}%` : "The model is loading…"),
   loadingQueued: "The model is loading… Your question is asked as soon as it is ready.",
   unreachable: "The server cannot be reached.",
   reconnecting: "The connection was lost. Trying again…",

@@ -64,7 +64,7 @@ export default {
   thereHint: (host) => `您的文字会发送到 ${host}；就本页所知，不会发送到别处。`,
   upstream: (host) => `经由 ${host}`,
   upstreamHint: (host) => `此服务器会把您的文字转发给运行模型的 ${host}。`,
-  loading: "模型正在加载…",
+  loading: (share) => (share ? `模型正在加载… ${Math.round(share * 100)}%` : "模型正在加载…"),
   loadingQueued: "模型正在加载… 就绪后会立即提问。",
   unreachable: "无法连接服务器。",
   reconnecting: "连接已断开，正在重试…",

@@ -10,7 +10,7 @@ const DONE = "fathom.migrated";
 export async function migrate(app) {
   const old = await oldChats();
   if (old.length) {
-    const file = new File([JSON.stringify({ format: "fathom", version: 1, chats: old.map(converted) })], "browser.json", { type: "application/json" });
+    const file = new File([JSON.stringify({ format: "fathom-chats", version: 1, chats: old.map(converted) })], "browser.json", { type: "application/json" });
     const { imported } = await importChats(file);
     if (imported) toast(t("imported", imported, formatNumber(imported)));
     await app.refresh();
