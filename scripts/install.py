@@ -86,7 +86,7 @@ def install_torch() -> None:
 
 def install_fathom() -> None:
     """Fathom itself, editable; its build hook compiles the native kernels where a compiler is."""
-    sources = [ROOT / "pyproject.toml", *sorted((ROOT / "fathom/kernels/cpu").glob("*.[ch]pp"))]
+    sources = [ROOT / "pyproject.toml", *sorted((ROOT / "fathom/kernels/cpu/src").glob("*"))]
     hook = ROOT / "hatch_build.py"
     pip_once("fathom", sources + [hook] * hook.exists(), "--no-deps", "--no-build-isolation", "--editable", ROOT)
 
