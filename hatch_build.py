@@ -18,10 +18,15 @@ _KERNELS = Path(__file__).parent / "fathom" / "kernels" / "cpu"
 class CustomBuildHook(BuildHookInterface):  # type: ignore[type-arg]
     """Adds `fathom/kernels/cpu/lib/*.so` to the build and tags the wheel for this platform."""
 
-    def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002 hatchling's signature
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Called by hatchling before it collects files; `version` is "standard" or "editable"."""
         if self.target_name != "wheel":
             return
+        if version != "editable":  # a checkout has them beside the package
+            build_data["force_include"] |= {
+                "recipes": "fathom/recipes",
+                "models/fathom-nano": "fathom/released/fathom-nano",
+            }
         build = _build_module()
         folder = _KERNELS / "lib"
         for stale in folder.glob("libfathom_*.so"):

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from contenders import CONTENDERS
+
 from models import files_of
 
 # name, method, arguments, tokens counted
