@@ -34,7 +34,7 @@ def quantise_tiles(x_MK: Tensor) -> Scaled:
     padded_MST = F.pad(x_MK.float(), (0, tiles * TILE - columns)).view(rows, tiles, TILE)
     scales_MS = _scale_of(padded_MST.abs().amax(dim=2))
     values = (padded_MST / scales_MS[:, :, None]).clamp(-LARGEST, LARGEST).to(torch.float8_e4m3fn)
-    return Scaled(values.view(rows, -1)[:, :columns], scales_MS)
+    return Scaled(values.view(rows, tiles * TILE)[:, :columns], scales_MS)
 
 
 def quantise_blocks(weight_NK: Tensor) -> Scaled:

@@ -134,14 +134,22 @@ class OptimizerSettings:
 
 @dataclass(frozen=True, slots=True)
 class BalanceV2:
-    """V2's three losses (section 2.2.3) with its factors; the groups of the gate stand for the devices."""
+    """V2's three losses (section 2.2.3) with its factors; the groups of the gate stand for the devices.
+
+    `capacity`: choices that a device takes, as a multiple of its even share; those of lowest affinity beyond it are
+    dropped (section 2.2.4; V2: 1.0). Left out, none. `exempt`: share of the sequences that are never dropped.
+    """
 
     expert: float = 0.003
     device: float = 0.05
     communication: float = 0.02
+    capacity: float | None = None
+    exempt: float = 0.1
 
     def __post_init__(self) -> None:
         require(min(self.expert, self.device, self.communication) >= 0, "the factors are not below 0")
+        require(self.capacity is None or self.capacity > 0, "capacity is above 0")
+        require(0 <= self.exempt <= 1, "exempt is a share of the sequences")
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from fathom.data.loader import Batch, Loader
 from fathom.models.experts import MixtureOfExperts
 from fathom.training import balance, schedules
 from fathom.training.checkpoint import BackgroundWriter, checkpoints, remove_old
+from fathom.training.dropping import apply_dropping
 from fathom.training.errors import ResumeError
 from fathom.training.evaluation import Evaluation, evaluate
 from fathom.training.machine import deterministic, keep_freed_memory, matrix_rate
@@ -88,6 +89,7 @@ class Trainer:
             self.say(f"going on from {existing[-1].name}")
         elif resume:
             self.say("no checkpoint yet: starting from the beginning")
+        apply_dropping(self.state.model, recipe.balance_v2, recipe.data.sequence_length)
         apply_precision(self.state.model, recipe.precision)
         apply_recompute(self.state.model, recipe.recompute)
         self._objective = Objective(self.state.model, recipe, self.layout)

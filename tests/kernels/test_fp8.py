@@ -96,3 +96,12 @@ def test_experts_and_linear_layers_train_through_the_seam():
         strict=True,
     ):
         assert (ours - theirs).norm() / theirs.norm() < 0.08
+
+
+def test_experts_without_rows_have_zero_gradients():
+    weights = [torch.randn(3, 8, 16), torch.randn(3, 8, 16), torch.randn(3, 16, 8)]
+    leaves = [weight.requires_grad_() for weight in weights]
+    out = trained_experts(torch.randn(5, 16), torch.tensor([[0], [2], [2], [0], [2]]), torch.ones(5, 1), *leaves, FP8)
+    for gradient in torch.autograd.grad(out.sum(), leaves):
+        assert gradient[1].abs().max() == 0
+        assert gradient[0].abs().max() > 0
