@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
-from fathom.server.deepseek.fields import MAX_TOKENS, MAX_TOOLS, Name, Names, Strict, Text, UserId
+from fathom.server.deepseek.fields import MAX_TOKENS, MAX_TOOLS, Name, Names, StopTexts, Strict, Text, UserId
 
 
 class Block(Strict):
@@ -209,7 +209,7 @@ class MessagesFields(CountFields):
     max_tokens: Annotated[int, Field(ge=1, le=MAX_TOKENS)]
     metadata: Metadata | None = None
     service_tier: Literal["auto", "standard_only"] | None = None
-    stop_sequences: Annotated[list[Text], Field(max_length=16)] | None = None
+    stop_sequences: StopTexts | None = None
     stream: bool = False
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_k: Annotated[int, Field(ge=0, le=MAX_TOKENS)] | None = None

@@ -27,7 +27,8 @@ MAX_TOOLS = 128
 Text = Annotated[str, StringConstraints(min_length=1)]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 UserId = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9\-_]{1,512}$")]
-StopTexts = Annotated[list[Text], Field(max_length=16)]
+StopText = Annotated[str, StringConstraints(min_length=1, max_length=1024)]  # looked for behind every token
+StopTexts = Annotated[list[StopText], Field(max_length=16)]
 Names = Annotated[list[Annotated[str, StringConstraints(min_length=1, max_length=253)]], Field(max_length=64)]
 Bias = Annotated[float, Field(ge=-100, le=100)]
 
@@ -200,7 +201,7 @@ class GenerationFields(Strict):
     repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
     logit_bias: Annotated[dict[str, Bias], Field(max_length=1024)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
-    stop: Text | StopTexts | None = None
+    stop: StopText | StopTexts | None = None
     ignore_eos: bool = False
     n: Annotated[int, Field(ge=1, le=16)] | None = None
     stream: bool | None = None
