@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import (
     JSON,
+    BigInteger,
     Boolean,
     Column,
     Connection,
@@ -24,6 +25,7 @@ from sqlalchemy import (
     create_engine,
     event,
     make_url,
+    text,
 )
 from sqlalchemy.pool import QueuePool
 
@@ -75,7 +77,7 @@ FILES = Table(
     Column("person", String, nullable=False, index=True),
     Column("name", Text, nullable=False),
     Column("kind", String, nullable=False),
-    Column("bytes", Integer, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
     Column("created", Float, nullable=False),
     Column("chat", String, index=True),  # the one that it was sent in; goes with it
     Column("text", Text, nullable=False),
@@ -122,7 +124,7 @@ USERS = Table(
     Column("password", String, nullable=False),  # argon2id, with its parameters and salt
     Column("admin", Boolean, nullable=False),
     Column("created", Float, nullable=False),
-    Column("quota", Integer),  # tokens in a calendar month (UTC); None: no limit
+    Column("quota", BigInteger),  # tokens in a calendar month (UTC); None: no limit
 )
 
 SESSIONS = Table(
@@ -173,6 +175,8 @@ class Database:
             event.listen(self._engine, "begin", _begin)
         self._writing = self._engine.execution_options(immediate=True)
         with self.write() as connection:
+            if self._engine.dialect.name == "postgresql":  # servers that start together must not make them twice
+                connection.execute(text("SELECT pg_advisory_xact_lock(7236284)"))
             TABLES.create_all(connection)
             if self.is_sqlite:
                 connection.exec_driver_sql(_FULL_TEXT)
@@ -194,11 +198,13 @@ class Database:
 
 def _open(url: str) -> Engine:
     parsed = make_url(url)
+    if parsed.drivername == "postgresql":
+        parsed = parsed.set(drivername="postgresql+psycopg")
     if parsed.get_backend_name() == "sqlite" and parsed.database:
         path = Path(parsed.database)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch(mode=0o600, exist_ok=True)
-    return create_engine(url)
+    return create_engine(parsed)
 
 
 def _configure(connection: Any, _: object) -> None:

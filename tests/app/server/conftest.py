@@ -24,15 +24,20 @@ from fathom.server.config import ServerConfig
 from fathom.server.service import Service
 
 
-def _scripted() -> Any:
-    name = "fathom_tests_scripted"
+def load_module(path: str) -> Any:
+    """A module of the server's tests, by its path below tests/."""
+    name = "fathom_tests_" + path.replace("/", "_")
     if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[2] / "server" / "conftest.py")
+        spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[2] / f"{path}.py")
         assert spec is not None
         assert spec.loader is not None
         sys.modules[name] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(sys.modules[name])
     return sys.modules[name]
+
+
+def _scripted() -> Any:
+    return load_module("server/conftest")
 
 
 class Visitor(httpx.Client):
@@ -173,6 +178,10 @@ def wait_for(condition: Callable[[], Any], seconds: float = 10) -> Any:
         assert time.monotonic() < deadline, "it did not come"
         time.sleep(0.01)
     return found
+
+
+postgres = load_module("server/test_databases").postgres
+free_port = load_module("server/conftest").free_port
 
 
 @pytest.fixture
