@@ -18,6 +18,7 @@ from fathom.app.log import EventLog
 from fathom.app.messages import Message
 from fathom.app.people import Person
 from fathom.app.settings import Asked
+from fathom.server.ability import size_of
 from fathom.server.accounts.accounts import CALLER
 from fathom.server.errors import ApiError
 from fathom.server.service import Service
@@ -189,6 +190,8 @@ class Answering:
         """A title by the model, for a chat that has only its question's words."""
         try:
             engine = await self.service.ready(0)
+            if size_of(engine) == "small":
+                return  # it answers the question instead of naming it (docs/log.md)
             from fathom.app.composing import make_title
 
             title = await make_title(self.service, engine, self.path[0].content, self.person.id)
