@@ -10,7 +10,18 @@ from fathom.cli.terminal import Progress
 if TYPE_CHECKING:
     from fathom.engine import Engine
 
-_FLAGS = ("model", "device", "dtype", "threads", "runner", "context", "cache_mib", "speculation", "dialect")
+_FLAGS = (
+    "model",
+    "device",
+    "dtype",
+    "threads",
+    "runner",
+    "context",
+    "cache_mib",
+    "disk_cache_mib",
+    "speculation",
+    "dialect",
+)
 
 
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
@@ -24,6 +35,9 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--runner", choices=["auto", "native", "torch"], help="what computes (FATHOM_RUNNER)")
     parser.add_argument("--context", type=int, metavar="N", help="most tokens of one conversation (FATHOM_CONTEXT)")
     parser.add_argument("--cache-mib", type=int, metavar="N", help="memory for the cache (FATHOM_CACHE_MIB)")
+    parser.add_argument(
+        "--disk-cache-mib", type=int, metavar="N", help="disk for prefixes seen before; 0: none (FATHOM_DISK_CACHE_MIB)"
+    )
     parser.add_argument(
         "--speculation",
         choices=["auto", "lookup", "off"],
@@ -51,6 +65,7 @@ def load_engine(settings: Settings, progress: "Callable[[str, float | None], Non
         cache_bytes=settings["cache_mib"] * 2**20 or None,
         dialect=settings["dialect"],
         speculation=settings["speculation"],
+        disk_cache_bytes=settings["disk_cache_mib"] * 2**20,
         progress=progress,
     )
 

@@ -55,6 +55,9 @@ SETTINGS = (
     Setting("runner", "FATHOM_RUNNER", "auto", "native, torch or auto"),
     Setting("context", "FATHOM_CONTEXT", 0, "most tokens of one conversation; 0 takes what the model knows", int),
     Setting("cache_mib", "FATHOM_CACHE_MIB", 0, "memory for the cache in MiB; 0 takes a share of what is free", int),
+    Setting(
+        "disk_cache_mib", "FATHOM_DISK_CACHE_MIB", 2048, "disk for prefixes seen before, in MiB; 0 keeps none", int
+    ),
     Setting("speculation", "FATHOM_SPECULATION", "auto", "guessing tokens ahead: auto, lookup (no modules) or off"),
     Setting("dialect", "FATHOM_DIALECT", None, "how conversations are written, where the model does not say"),
 )

@@ -16,11 +16,13 @@ from torch import Tensor
 
 from fathom.engine.active import ActiveRequest
 from fathom.engine.adapters import AdapterTable
+from fathom.engine.disk_tier import DiskTier
 from fathom.engine.errors import EngineClosedError, EngineError, QueueFull
+from fathom.engine.page_store import PageStore
 from fathom.engine.pages import PagePool
 from fathom.engine.prompt_logprobs import PromptScores
 from fathom.engine.request import FinishReason
-from fathom.engine.runner import Runner, SequenceStep
+from fathom.engine.runner import PagingRunner, Runner, SequenceStep
 from fathom.engine.sampler import TokenChoice, sample
 from fathom.engine.scheduler import ScheduledSequence, Scheduler, StepPlan
 from fathom.engine.speculation import SpeculationMode
@@ -31,6 +33,7 @@ from fathom.models.lora import Adapter
 log = logging.getLogger("fathom.engine")
 
 FAILED_STEPS_UNTIL_UNHEALTHY = 3
+PROMOTION_POLL_SECONDS = 0.05  # how long cancellations wait for the disk, when nothing else is to be done
 
 ActiveSequence = ScheduledSequence[ActiveRequest]
 Ending = tuple[ActiveSequence, FinishReason, str | None]
@@ -48,7 +51,14 @@ class Sampled:
 class EngineCore:
     """Owns the thread and the scheduler; all its public methods are called from other threads."""
 
-    def __init__(self, runner: Runner, limits: EngineLimits, name: str, speculation: SpeculationMode = "auto") -> None:
+    def __init__(
+        self,
+        runner: Runner,
+        limits: EngineLimits,
+        name: str,
+        speculation: SpeculationMode = "auto",
+        store: PageStore | None = None,
+    ) -> None:
         self._runner = runner
         self._speculator = Speculator(runner, speculation)
         self._limits = limits
@@ -67,6 +77,9 @@ class EngineCore:
         self._failure: str | None = None
         self._failed_in_a_row = 0
         self._wake = threading.Condition()
+        self._disk = None
+        if store is not None and isinstance(runner, PagingRunner):
+            self._disk = DiskTier(store, runner, self._scheduler.pool, self._wake)
         self._thread = threading.Thread(target=self._run, name=f"fathom-engine-{name}", daemon=True)
         self._thread.start()
 
@@ -188,6 +201,8 @@ class EngineCore:
                 done.set_exception(EngineClosedError("the engine was closed; load it again"))
             why: FinishReason = "error" if self._failure else "cancelled"
             self._end([(sequence, why, self._failure) for sequence in left])
+            if self._disk is not None:
+                self._disk.close()
             self._runner.close()
 
     def _go_on(self) -> bool:
@@ -202,12 +217,27 @@ class EngineCore:
         for task, done in tasks:
             _run_task(task, done)
         self._end([(sequence, "cancelled", None) for sequence in cancelled if not sequence.owner.over])
+        admit = self._promote()
         with self._wake:
-            plan = self._scheduler.plan()
+            plan = self._scheduler.plan(admit=admit)
             self._speculator.add_drafts(plan, self._scheduler)
         if plan.chosen:
             self._step(plan)
         return True
+
+    def _promote(self) -> bool:
+        """Bring back from disk what the next request begins with; False as long as that is on its way."""
+        if self._disk is None:
+            return True
+        with self._wake:
+            following, idle = self._scheduler.next_to_admit(), not self._scheduler.running
+            if following is not None and not following.sought:
+                following.sought = True
+                digests, known = following.table.prefix(following.tokens)
+                self._disk.promote(digests, known, self._scheduler.spare_pages() - known)
+        came = self._disk.promoted(PROMOTION_POLL_SECONDS if idle else 0.0)
+        self._counts.pages_from_disk += came or 0
+        return came is not None
 
     def _has_something_to_do(self) -> bool:
         return bool(

@@ -12,6 +12,7 @@ from fathom.engine.core import ActiveSequence, EngineCore
 from fathom.engine.defaults import GenerationDefaults
 from fathom.engine.errors import InvalidRequestError, PromptTooLongError
 from fathom.engine.mailbox import AsyncMailbox, Mailbox
+from fathom.engine.page_store import PageStore
 from fathom.engine.request import EngineEvent, Finished, OnEvent, Request
 from fathom.engine.runner import Runner
 from fathom.engine.sampling import SamplingParams
@@ -63,6 +64,7 @@ class Engine:
         speculation: "auto": guess tokens ahead by what was said before, and by the model's own modules where it has
             any, as far as that pays; "lookup": without the modules; "off". What is answered does not depend on it.
         thinker: an adapter for requests that begin with a thought, of a base model that cannot think by itself.
+        store: where prefixes are kept beyond the engine's life; None: nowhere.
 
     """
 
@@ -81,6 +83,7 @@ class Engine:
         defaults: GenerationDefaults | None = None,
         speculation: SpeculationMode = "auto",
         thinker: Thinker | None = None,
+        store: PageStore | None = None,
     ) -> None:
         self.runner = runner
         self.tokenizer = tokenizer
@@ -91,9 +94,9 @@ class Engine:
         self.max_tokens = min(runner.max_context, runner.n_pages * runner.page_tokens)  # of prompt and output together
         self._limits = limits or EngineLimits()
         self._policy = dict(policy or {})
-        self._core = EngineCore(runner, self._limits, model_name, speculation)
         self._grammars = Grammars(tokenizer, runner.vocab_size)
         self._thinker = thinker if thinker is not None and self.template.thinks else None
+        self._core = EngineCore(runner, self._limits, model_name, speculation, store)
         atexit.register(self.close)  # a daemon thread inside native code must not outlive the interpreter
         if self._thinker is not None:
             self.add_adapter(self._thinker.name, self._thinker.adapter)

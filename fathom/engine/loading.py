@@ -1,5 +1,6 @@
 """From a model reference to an engine: checkpoint, tokenizer, template, runner, by the policy of this machine."""
 
+import hashlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,14 +9,15 @@ from typing import Literal
 
 import torch
 
-from fathom.checkpoints import Checkpoint, load_model, open_checkpoint, resolve
+from fathom.checkpoints import Checkpoint, home, load_model, open_checkpoint, resolve
 from fathom.engine import policy
 from fathom.engine.defaults import read_defaults
 from fathom.engine.engine import Engine
 from fathom.engine.errors import InvalidRequestError
 from fathom.engine.native_runner import NativeRunner
+from fathom.engine.page_store import PageStore
 from fathom.engine.policy import Choice
-from fathom.engine.runner import Runner
+from fathom.engine.runner import PagingRunner, Runner
 from fathom.engine.speculation import MODES, SpeculationMode
 from fathom.engine.stats import EngineLimits
 from fathom.engine.thinking import find_thinker
@@ -23,6 +25,8 @@ from fathom.engine.torch_runner import TorchRunner, bytes_per_page
 from fathom.text import ChatTemplate, MissingTemplate, TemplateError, Tokenizer, chat_template
 
 log = logging.getLogger("fathom.engine")
+
+SAMPLES, SAMPLE_BYTES = 64, 4096  # of each weight file, to tell models apart
 
 Progress = Callable[[str, float | None], None]
 RunnerName = Literal["auto", "native", "torch"]
@@ -52,6 +56,7 @@ def load(
     cache_bytes: int | None = None,
     dialect: str | None = None,
     speculation: SpeculationMode = "auto",
+    disk_cache_bytes: int = 0,
     limits: EngineLimits | None = None,
     progress: Progress | None = None,
 ) -> Engine:
@@ -69,6 +74,7 @@ def load(
         dialect: how conversations are written, such as "chatml" or "deepseek-r1"; None: as the checkpoint says. A base
             model, which says nothing, takes plain prompts only.
         speculation: "auto", "lookup" or "off": see `Engine`.
+        disk_cache_bytes: what prefixes of all models may take on disk, under `fathom.checkpoints.home()`; 0: keep none.
         limits: bounds of step, batch and queue; None: by device.
         progress: called with what is being done and, where known, how much of it (0 to 1).
 
@@ -107,7 +113,32 @@ def load(
         defaults=read_defaults(checkpoint),
         speculation=speculation,
         thinker=thinker,
+        store=_store(checkpoint, made, disk_cache_bytes),
     )
+
+
+def _store(checkpoint: Checkpoint, runner: Runner, limit_bytes: int) -> PageStore | None:
+    if not limit_bytes or not isinstance(runner, PagingRunner):
+        return None
+    return PageStore(home() / "cache" / "prefixes", fingerprint(checkpoint, runner.page_format), limit_bytes)
+
+
+def fingerprint(checkpoint: Checkpoint, page_format: str) -> bytes:
+    """16 bytes that tell apart models and formats: the configuration, the weight files' sizes and samples of them.
+
+    Reading all weights would take longer than computing the prefix. Training changes every tensor, so samples suffice.
+    """
+    digest = hashlib.blake2b(digest_size=16, person=b"fathom-pages")
+    digest.update(f"{page_format} {checkpoint.config}".encode())
+    path = checkpoint.path
+    for file in sorted(path.glob("*.safetensors")) if path.is_dir() else [path]:
+        size = file.stat().st_size
+        digest.update(f" {file.name} {size} ".encode())
+        with file.open("rb") as opened:
+            for at in range(0, size, max(size // SAMPLES, SAMPLE_BYTES)):
+                opened.seek(at)
+                digest.update(opened.read(SAMPLE_BYTES))
+    return digest.digest()
 
 
 def read_tokenizer(checkpoint: Checkpoint) -> Tokenizer:

@@ -96,6 +96,7 @@ class NativeRunner:
         self._model = NativeModel(_native_config(config, self.max_context, n_pages, threads or physical_cores()))
         self.bytes_per_page = self._model.page_bytes
         self.name = f"native-{self._model.variant}"
+        self.page_format = f"{self._model.build} {self.bytes_per_page}"
         _Loader(self._model, checkpoint, config).load()
         cosine, sine = rotary.cos_sin(config, torch.arange(self.max_context))
         self._model.set_rotary(cosine.numpy(), sine.numpy())
@@ -178,6 +179,14 @@ class NativeRunner:
     def _adapter_bytes(self, matrix: Tensor) -> Bytes:
         plain = matrix.detach().to("cpu", self._adapter_dtype).contiguous()
         return plain.view(torch.uint8).numpy()
+
+    def read_page(self, page: int) -> bytes:
+        """See PagingRunner."""
+        return self._model.page(page).tobytes()
+
+    def write_page(self, page: int, data: bytes | bytearray) -> None:
+        """See PagingRunner."""
+        self._model.page(page)[:] = np.frombuffer(data, dtype=np.uint8)
 
     def close(self) -> None:
         """Frees weights and cache."""

@@ -74,6 +74,10 @@ class PagedCache:
             return None
         return PagedEntries(self._slots_LXC[layer], *self._tables[group.rows.start], self.page_tokens)
 
+    def page(self, number: int) -> Tensor:
+        """The entries of one page, [L, page_tokens, C]; a view."""
+        return self._slots_LXC[:, number * self.page_tokens : (number + 1) * self.page_tokens]
+
     @property
     def _device(self) -> torch.device:
         return self._slots_LXC.device

@@ -9,7 +9,7 @@ recently used go first (the prefix cache).
 import hashlib
 from array import array
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 PAGE_TOKENS = 64
 Digest = bytes
@@ -36,6 +36,8 @@ class PagePool:
         if n_pages < 1:
             raise ValueError(f"a cache needs at least 1 page, not {n_pages}; give the cache more memory")
         self.n_pages = n_pages
+        self.on_publish: Callable[[int, Digest, int], None] | None = None  # told page, digest, index in its prefix
+        self._allocations = [0] * n_pages
         self._holders = [0] * n_pages
         self._digest_of: list[Digest | None] = [None] * n_pages
         self._page_of: dict[Digest, int] = {}
@@ -67,13 +69,24 @@ class PagePool:
         else:
             raise NoPagesError
         self._holders[page] = 1
+        self._allocations[page] += 1
         return page
 
-    def publish(self, page: int, digest: Digest) -> None:
+    def publish(self, page: int, digest: Digest) -> bool:
         """Let others find a full page. The first with a digest wins; a second one of the same prefix stays private."""
-        if digest not in self._page_of and self._digest_of[page] is None:
-            self._page_of[digest] = page
-            self._digest_of[page] = digest
+        if digest in self._page_of or self._digest_of[page] is not None:
+            return False
+        self._page_of[digest] = page
+        self._digest_of[page] = digest
+        return True
+
+    def publication(self, digest: Digest, page: int) -> int | None:
+        """A number that is the same as long as `page` stays published under `digest`; None when it is not."""
+        return self._allocations[page] if self._page_of.get(digest) == page else None
+
+    def has(self, digest: Digest) -> bool:
+        """Whether a page is published under a digest."""
+        return digest in self._page_of
 
     def share(self, digest: Digest) -> int | None:
         """The published page of a prefix, held once more; None if there is none."""
@@ -152,6 +165,12 @@ class PageTable:
         self._published = len(self.pages)
         return len(self.pages) * self._page_tokens
 
+    def prefix(self, tokens: Sequence[int]) -> tuple[list[Digest], int]:
+        """The digests of all pages that `reuse` could take, and how many of them it would find now."""
+        digests = [self._digest(tokens, index + 1) for index in range((len(tokens) - 1) // self._page_tokens)]
+        known = next((index for index, digest in enumerate(digests) if not self._pool.has(digest)), len(digests))
+        return digests, known
+
     def missing(self, n_tokens: int) -> int:
         """Pages still to be allocated before `n_tokens` tokens have room."""
         return max(0, -(-n_tokens // self._page_tokens) - len(self.pages))
@@ -168,7 +187,9 @@ class PageTable:
     def publish(self, tokens: Sequence[int], computed: int) -> None:
         """Publish the pages that the first `computed` tokens fill."""
         for index in range(self._published, computed // self._page_tokens):
-            self._pool.publish(self.pages[index], self._digest(tokens, index + 1))
+            page, digest = self.pages[index], self._digest(tokens, index + 1)
+            if self._pool.publish(page, digest) and self._pool.on_publish is not None:
+                self._pool.on_publish(page, digest, index)
             self._published = index + 1
 
     def release(self) -> None:

@@ -83,6 +83,25 @@ class Runner(Protocol):
 
 
 @runtime_checkable
+class PagingRunner(Runner, Protocol):
+    """A runner whose pages can be taken out and put back, by this process or a later one.
+
+    `page_format` is equal only where the same weights give a page the same bytes: layout, number format, kernels.
+    Both calls may come from other threads while steps run on other pages.
+    """
+
+    page_format: str
+
+    def read_page(self, page: int) -> bytes:
+        """The `bytes_per_page` bytes of a page. If a step writes the page meanwhile, they may be of both."""
+        ...
+
+    def write_page(self, page: int, data: bytes | bytearray) -> None:
+        """Put back what `read_page` gave."""
+        ...
+
+
+@runtime_checkable
 class DraftingRunner(Runner, Protocol):
     """A runner whose model can guess further tokens: multi-token prediction modules (V3, section 2.2).
 

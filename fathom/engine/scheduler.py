@@ -33,6 +33,7 @@ class ScheduledSequence(Generic[OwnerT]):
         cached_tokens: prompt tokens found in the prefix cache when first admitted; None before.
         preemptions: how often its pages were taken away.
         reuses: whether what is cached of it need not be computed again.
+        sought: whether its beginning was looked for in the prefix cache's second tier.
 
     """
 
@@ -45,6 +46,7 @@ class ScheduledSequence(Generic[OwnerT]):
     cached_tokens: int | None = None
     preemptions: int = 0
     reuses: bool = True
+    sought: bool = False
 
     @property
     def remaining(self) -> int:
@@ -128,8 +130,16 @@ class Scheduler(Generic[OwnerT]):
         """How many sequences run before this one is admitted: 1 for the head of the queue, 0 when it runs."""
         return self.waiting.index(sequence) + 1 if sequence in self.waiting else 0
 
-    def plan(self) -> StepPlan[OwnerT]:
-        """Choose the next step's work and make room for it. Empty only when nothing waits or runs."""
+    def next_to_admit(self) -> ScheduledSequence[OwnerT] | None:
+        """Who is admitted next, if anybody can be now."""
+        return self.waiting[0] if self.waiting and len(self.running) < self.max_running else None
+
+    def spare_pages(self) -> int:
+        """Pages that nobody holds and none of the running sequences will soon need."""
+        return self.pool.available - self._promised()
+
+    def plan(self, *, admit: bool = True) -> StepPlan[OwnerT]:
+        """Choose the next step's work and make room for it; `admit` lets waiting ones in. Empty only without work."""
         plan = StepPlan[OwnerT](budget=self.max_step_tokens)
         preemptions = self.preemptions
         decodes = [sequence for sequence in self.running if sequence.remaining == 1]
@@ -139,7 +149,7 @@ class Scheduler(Generic[OwnerT]):
             # One preempted earlier in this loop holds no pages any more; every running one holds some.
             if count and sequence.table.pages and self._make_room(sequence, sequence.computed + count, plan):
                 plan.choose(sequence, count)
-        if self.preemptions == preemptions:
+        if admit and self.preemptions == preemptions:
             while plan.budget and (admitted := self._admit(plan.budget)):
                 plan.choose(admitted, min(admitted.remaining, plan.budget))
         return plan
@@ -158,7 +168,7 @@ class Scheduler(Generic[OwnerT]):
         room = len(sequence.table.pages) * self.page_tokens - len(sequence.tokens)
         length = min(len(draft), plan.budget)
         missing = sequence.table.missing(len(sequence.tokens) + length)
-        if missing and missing + self._promised() > self.pool.available:
+        if missing and missing > self.spare_pages():
             length = min(length, room)
         if length > 0:
             sequence.table.grow(len(sequence.tokens) + length)
@@ -192,11 +202,14 @@ class Scheduler(Generic[OwnerT]):
 
     def _admit(self, budget: int) -> ScheduledSequence[OwnerT] | None:
         """Move the head of the queue to the running ones, if its whole prompt will find room there."""
-        if not self.waiting or len(self.running) >= self.max_running:
+        sequence = self.next_to_admit()
+        if sequence is None:
             return None
         sequence = self.waiting[0]
         sequence.computed = sequence.table.reuse(sequence.tokens) if sequence.reuses else 0
         if self.running and sequence.table.missing(len(sequence.tokens)) + self._promised() > self.pool.available:
+        sequence.computed = sequence.table.reuse(sequence.tokens)
+        if self.running and sequence.table.missing(len(sequence.tokens)) > self.spare_pages():
             sequence.table.release()
             sequence.computed = 0
             return None

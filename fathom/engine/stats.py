@@ -37,6 +37,7 @@ class Counts:
     steps: int = 0
     failed_steps: int = 0
     step_seconds: float = 0.0  # inside the runner
+    pages_from_disk: int = 0
     drafts: int = 0  # verified, of one sequence in one step
     drafted_tokens: int = 0
     accepted_tokens: int = 0

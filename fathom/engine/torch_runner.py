@@ -38,6 +38,7 @@ class TorchRunner:
         self.name = f"torch {weight.device.type} {str(weight.dtype).removeprefix('torch.')}"
         self.page_tokens = page_tokens
         self.n_pages = n_pages
+        self.page_format = f"{self.name} {page_tokens}"
         self.bytes_per_page = bytes_per_page(model.config, weight.dtype, page_tokens)
         self.max_context = max_context
         self.vocab_size = model.config.vocab_size
@@ -118,6 +119,20 @@ class TorchRunner:
         finally:
             for hook in hooks:
                 hook.remove()
+
+    def read_page(self, page: int) -> bytes:
+        """See PagingRunner."""
+        if self._cache is None:
+            raise RuntimeError("this runner is closed; load the model again")
+        return self._cache.page(page).contiguous().view(torch.uint8).cpu().numpy().tobytes()
+
+    def write_page(self, page: int, data: bytes | bytearray) -> None:
+        """See PagingRunner."""
+        if self._cache is None:
+            raise RuntimeError("this runner is closed; load the model again")
+        target = self._cache.page(page)
+        with torch.inference_mode():
+            target.copy_(torch.frombuffer(bytearray(data), dtype=target.dtype).view(target.shape))
 
     def close(self) -> None:
         """See Runner."""

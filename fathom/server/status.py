@@ -73,6 +73,7 @@ def metrics_text(service: Service) -> str:
             "engine_step_seconds": ("Time inside the model.", load.counts.step_seconds),
         },
         {
+            "prefix_cache_disk_pages_total": ("Pages of prefixes brought back from disk.", load.counts.pages_from_disk),
             "spec_decode_num_drafts_total": ("Drafts verified.", load.counts.drafts),
             "spec_decode_num_draft_tokens_total": ("Tokens guessed ahead.", load.counts.drafted_tokens),
             "spec_decode_num_accepted_tokens_total": ("Guessed tokens that were right.", load.counts.accepted_tokens),

@@ -242,6 +242,23 @@ def test_pages_used_before_leave_no_trace(mixed, mixed_runner) -> None:
     assert torch.equal(mixed_runner.step(step), fresh.step(step))
 
 
+def test_pages_can_be_moved_to_another_runner(mixed, mixed_runner) -> None:
+    other = NativeRunner(mixed, n_pages=40, threads=1)
+    ids = tokens(150, seed=4)
+    mixed_runner.step([SequenceStep(ids, 0, [4, 1, 3], 150)])
+    for page, to in zip([4, 1, 3], [0, 5, 39], strict=True):
+        data = mixed_runner.read_page(page)
+        assert len(data) == mixed_runner.bytes_per_page
+        other.write_page(to, data)
+        assert other.read_page(to) == data
+    assert other.page_format == mixed_runner.page_format
+    expected = mixed_runner.step([SequenceStep([7], 150, [4, 1, 3], 0)])
+    assert torch.equal(other.step([SequenceStep([7], 150, [0, 5, 39], 0)]), expected)
+    for page in (-1, 40):
+        with pytest.raises(NativeError, match="does not exist"):
+            other.read_page(page)
+
+
 def test_a_prefix_is_shared(mixed_runner) -> None:
     ids = tokens(128, seed=3)
     mixed_runner.step([SequenceStep(ids, 0, [0, 1], 128)])

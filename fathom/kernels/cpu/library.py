@@ -40,6 +40,7 @@ _SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
     "fathom_model_new": (_INT, (ctypes.POINTER(Config), ctypes.POINTER(_POINTER))),
     "fathom_model_free": (None, (_POINTER,)),
     "fathom_model_page_bytes": (_LONG, (_POINTER,)),
+    "fathom_model_page": (_INT, (_POINTER, _INT, ctypes.POINTER(_POINTER))),
     "fathom_model_matrix": (_INT, (_POINTER, _INT, _INT, _INT, _INT, _LONG, _LONG, _POINTER, _LONG)),
     "fathom_model_vector": (_INT, (_POINTER, _INT, _INT, _LONG, _POINTER)),
     "fathom_model_rotary": (_INT, (_POINTER, _LONG, _LONG, _POINTER, _POINTER)),

@@ -72,6 +72,7 @@ class NativeModel:
         self._handle = ctypes.c_void_p()
         self._library.call("fathom_model_new", ctypes.byref(config), ctypes.byref(self._handle))
         self.variant = self._library.variant
+        self.build = self._library.path.name
         self.page_bytes: int = self._library.functions.fathom_model_page_bytes(self._handle)
 
     def set_matrix(
@@ -139,6 +140,12 @@ class NativeModel:
             pages.extend(part.pages)
         arrays = (sizes.buffer_info()[0], *tokens.buffer_info(), *pages.buffer_info(), logits.ctypes.data)
         self._call("fathom_model_step", depth, len(parts), *arrays, len(logits))
+
+    def page(self, number: int) -> Bytes:
+        """The bytes of one page of cache, all layers; a view that is valid until `close`."""
+        address = ctypes.c_void_p()
+        self._call("fathom_model_page", number, ctypes.byref(address))
+        return np.ctypeslib.as_array(ctypes.cast(address, ctypes.POINTER(ctypes.c_uint8)), (self.page_bytes,))
 
     def close(self) -> None:
         """Frees weights and cache; may be called twice."""

@@ -59,6 +59,15 @@ FATHOM_API void fathom_model_free(void* model) { delete static_cast<Model*>(mode
 
 FATHOM_API int64_t fathom_model_page_bytes(void* model) { return static_cast<Model*>(model)->page_bytes; }
 
+FATHOM_API int fathom_model_page(void* model, int page, uint8_t** out) {
+  return guarded([&] {
+    require(model && out, "null argument");
+    const Model& m = *static_cast<Model*>(model);
+    require(0 <= page && page < m.config.pages, "this page does not exist");
+    *out = m.page_start(page);
+  });
+}
+
 FATHOM_API int fathom_model_matrix(void* model, int layer, int role, int part, int type, int64_t rows, int64_t columns,
                                    const uint8_t* stored, int64_t bytes) {
   return guarded([&] {

@@ -128,6 +128,7 @@ class Model {
   const HeadShape head;   // of the cache
   const int cached_heads;
   const int64_t page_bytes;
+  uint8_t* page_start(int32_t number) const { return reinterpret_cast<uint8_t*>(page(number, 0, 0)); }
 
  private:
   friend class Step;
