@@ -40,6 +40,7 @@ class ActiveRequest:
         end_of_thought: tokens that are forced when the thought's budget is used up, or the answer is wanted now.
         on_event: receives its events. If it raises, the request is cancelled.
         constraint: how far the answer is through the form that it must have.
+        not_an_answer: tokens that an answer may not begin with after a thought was ended by force.
 
     """
 
@@ -53,6 +54,7 @@ class ActiveRequest:
         end_of_thought: Sequence[int],
         on_event: OnEvent,
         constraint: ConstraintState | None = None,
+        not_an_answer: Sequence[int] = (),
     ) -> None:
         self.request = request
         self.sampling = SamplingState(request.params, request.prompt.ids, constraint=constraint)
@@ -68,6 +70,7 @@ class ActiveRequest:
         self._max_new_tokens = max_new_tokens
         self._stop_ids = stop_ids
         self._end_of_thought = end_of_thought
+        self._not_an_answer = not_an_answer
         self._forced: deque[int] = deque()
         self._on_event = on_event
         self._submitted = time.monotonic()
@@ -88,9 +91,9 @@ class ActiveRequest:
             self._send(PromptLogprobs(tuple(entries)))
 
     @property
-    def forced(self) -> Sequence[int]:
-        """Tokens that will come next, whatever the model says."""
-        return self._forced
+    def steered(self) -> bool:
+        """Whether the next token is not, or not wholly, the model's own choice."""
+        return bool(self._forced or self.sampling.banned)
 
     def tokens_left(self, sequence: ScheduledSequence["ActiveRequest"]) -> int:
         """How many tokens it may still generate."""
@@ -100,8 +103,11 @@ class ActiveRequest:
         """Append the next token and send what it completes; the reason, if that ends the request."""
         if not self._forced and choice.token in self._stop_ids and self._stops_in_thought:
             self._forced.extend(self._end_of_thought)  # the turn would be over without a word of answer
+        self.sampling.banned = ()
         if self._forced:
             choice = TokenChoice(self._forced.popleft())
+            if not self._forced:  # an answer follows: it may not end, or go back to thinking, before it began
+                self.sampling.banned = self._not_an_answer
         self._last_token = time.monotonic()
         self._first_token = self._first_token or self._last_token
         sequence.tokens.append(choice.token)

@@ -28,11 +28,13 @@ from fathom.engine.scheduler import ScheduledSequence, Scheduler, StepPlan
 from fathom.engine.speculation import SpeculationMode
 from fathom.engine.speculator import Speculator
 from fathom.engine.stats import Counts, EngineLimits, Load
+from fathom.engine.step_cost import StepCost
 from fathom.models.lora import Adapter
 
 log = logging.getLogger("fathom.engine")
 
 FAILED_STEPS_UNTIL_UNHEALTHY = 3
+FEWEST_PROMPT_TOKENS = 16  # in a step that decodes too: prompts have to come in at last
 PROMOTION_POLL_SECONDS = 0.05  # how long cancellations wait for the disk, when nothing else is to be done
 
 ActiveSequence = ScheduledSequence[ActiveRequest]
@@ -60,7 +62,8 @@ class EngineCore:
         store: PageStore | None = None,
     ) -> None:
         self._runner = runner
-        self._speculator = Speculator(runner, speculation)
+        self._cost = StepCost()
+        self._speculator = Speculator(runner, speculation, self._cost)
         self._limits = limits
         self._scheduler = Scheduler[ActiveRequest](
             PagePool(runner.n_pages),
@@ -97,7 +100,8 @@ class EngineCore:
             if active.request.adapter is not None:
                 active.adapter = self._adapters.use(active.request.adapter)
                 salt = active.adapter.salted(salt)
-            sequence = self._scheduler.add(active, ids, salt=salt)
+            key, priority = active.request.salt, active.request.priority
+            sequence = self._scheduler.add(active, ids, salt=salt, key=key, priority=priority)
             sequence.reuses = active.prompt_scores is None
             self._counts.requests += 1
             self._wake.notify()
@@ -219,11 +223,19 @@ class EngineCore:
         self._end([(sequence, "cancelled", None) for sequence in cancelled if not sequence.owner.over])
         admit = self._promote()
         with self._wake:
-            plan = self._scheduler.plan(admit=admit)
+            plan = self._scheduler.plan(admit=admit, prompt_tokens=self._prompt_tokens())
             self._speculator.add_drafts(plan, self._scheduler)
         if plan.chosen:
             self._step(plan)
         return True
+
+    def _prompt_tokens(self) -> int | None:
+        """How many tokens of prompts the next step may hold, so that those who decode do not wait for long."""
+        decoding = sum(sequence.remaining == 1 for sequence in self._scheduler.running)
+        if not decoding or not self._limits.stretch:
+            return None
+        fitting = self._cost.prompt_tokens(decoding, self._limits.stretch)
+        return None if fitting is None else max(fitting, FEWEST_PROMPT_TOKENS)
 
     def _promote(self) -> bool:
         """Bring back from disk what the next request begins with; False as long as that is on its way."""
@@ -290,8 +302,8 @@ class EngineCore:
         states = [state for sequence, draft in sampling for state in sequence.owner.sampling.along(draft)]
         _check_rows(logits_BV, len(states))
         choices = iter(sample(logits_BV, states) if states else [])
-        if len(states) == rows:
-            self._speculator.observe_step(rows, time.perf_counter() - began)
+        prompt_tokens = sum(step.logits_from for step in steps)
+        self._cost.observe(rows - prompt_tokens, prompt_tokens, time.perf_counter() - began)
         return [Sampled(sequence, draft, list(islice(choices, 1 + len(draft)))) for sequence, draft in sampling]
 
     def _advance(self, sampled: Sampled) -> Ending | None:
@@ -303,7 +315,7 @@ class EngineCore:
             taken += choice is not None
             foreseen = choice is not None and index < len(draft) and sequence.tokens[-1] == draft[index]
             accepted += foreseen
-            if ending is not None or not foreseen:
+            if ending is not None or not foreseen or sequence.owner.steered:
                 break
         if draft:
             sequence.owner.sampling.give_back(len(sampled.choices) - taken)

@@ -133,6 +133,7 @@ class Engine:
         thinking: bool = False,
         params: SamplingParams | None = None,
         salt: str | None = None,
+        priority: int = 0,
         max_thought_tokens: int | None = None,
         adapter: str | None = None,
         constraint: Constraint | None = None,
@@ -148,14 +149,21 @@ class Engine:
         params = params or self.defaults.params(**sampling)
         if prompt is not None:
             _refuse_for_prompts(messages, tools, thinking, max_thought_tokens)
+            ids = self.plain_prompt(prompt)
             return Request(
-                self.plain_prompt(prompt), params, plain=True, salt=salt, adapter=adapter, constraint=constraint
+                ids, params, plain=True, salt=salt, priority=priority, adapter=adapter, constraint=constraint
             )
         if messages is None:
             raise InvalidRequestError("give messages (a conversation) or prompt (text to continue)")
         rendered = self.render(as_messages(messages), tools=tools, thinking=thinking)
         return Request(
-            rendered, params, salt=salt, max_thought_tokens=max_thought_tokens, adapter=adapter, constraint=constraint
+            rendered,
+            params,
+            salt=salt,
+            priority=priority,
+            max_thought_tokens=max_thought_tokens,
+            adapter=adapter,
+            constraint=constraint,
         )
 
     @property
@@ -269,14 +277,16 @@ class Engine:
             raise InvalidRequestError("ignore_eos contradicts a demanded form: the answer is over when it has the form")
         parser: StreamParser = PlainParser(self.tokenizer) if request.plain else self.template.parser(request.prompt)
         room = self.max_tokens - len(ids)
+        end_of_thought = self._end_of_thought(request)
         return ActiveRequest(
             request,
             parser,
             max_new_tokens=room if params.max_tokens is None else min(params.max_tokens, room),
             stop_ids=frozenset() if params.ignore_eos else self.tokenizer.stop_ids,
-            end_of_thought=self._end_of_thought(request),
+            end_of_thought=end_of_thought,
             on_event=on_event,
             constraint=self._constraint(request, parser),
+            not_an_answer=self._not_an_answer() if end_of_thought and request.constraint is None else (),
         )
 
     def _constraint(self, request: Request, parser: StreamParser) -> ConstraintState | None:
@@ -310,6 +320,10 @@ class Engine:
         end = self.tokenizer.id_of(END_OF_THOUGHT)
         ends = self.tokenizer.encode(END_OF_THOUGHT) if end is None else [end]
         return [*ends, *self.tokenizer.encode("\n\n")]
+
+    def _not_an_answer(self) -> Sequence[int]:
+        marks = (self.tokenizer.id_of(BEGIN_OF_THOUGHT), self.tokenizer.id_of(END_OF_THOUGHT))
+        return [*self.tokenizer.stop_ids, *(mark for mark in marks if mark is not None)]
 
 
 def _drain(mailbox: Mailbox, ticket: Ticket) -> Iterator[EngineEvent]:

@@ -20,6 +20,7 @@ class Request:
         params: how tokens are chosen.
         plain: a text completion: every token's text is the answer, nothing is read as thought or tool call.
         salt: prefixes are shared only among requests with the same salt (a user, a tenant); None: among all without.
+        priority: lower numbers go first, and take the place of higher ones where there is none left (vLLM's sense).
         max_thought_tokens: after so many tokens of thought the engine ends it in the model's name, so that an answer
             follows; None: no bound. Only for dialects with an end-of-thought token, and not with `plain`.
         adapter: name of an adapter that was added to the engine; None: the base model.
@@ -31,6 +32,7 @@ class Request:
     params: SamplingParams = field(default_factory=SamplingParams)
     plain: bool = False
     salt: str | None = None
+    priority: int = 0
     max_thought_tokens: int | None = None
     adapter: str | None = None
     constraint: Constraint | None = None

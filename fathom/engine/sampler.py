@@ -8,6 +8,7 @@ candidates, and more only in those rows where these do not hold enough probabili
 B rows, V vocabulary, K candidates, M blocks of the vocabulary.
 """
 
+import math
 import random
 from collections import deque
 from collections.abc import Sequence
@@ -67,6 +68,7 @@ class SamplingState:
     ) -> None:
         self.params = params
         self.constraint = constraint
+        self.banned: Sequence[int] = ()  # tokens that may not come next
         self._uniforms = uniforms or Uniforms(params.seed)
         self.occurrences = occurrences or (Occurrences(prompt) if params.penalises else None)
 
@@ -115,7 +117,7 @@ def sample(logits_BV: Tensor, states: Sequence[SamplingState]) -> list[TokenChoi
     constrained = {
         row: s.constraint for row, s in enumerate(states) if s.constraint is not None and s.constraint.engaged
     }
-    if constrained or any(p.changes_logits for p in params):
+    if constrained or any(p.changes_logits for p in params) or any(state.banned for state in states):
         _change(logits_BV, states)
         apply_constraints(logits_BV, constrained)
         tokens_B = logits_BV.argmax(dim=-1)
@@ -138,6 +140,9 @@ def _change(logits_BV: Tensor, states: Sequence[SamplingState]) -> None:
     penalised = {row: (s.params, s.occurrences) for row, s in enumerate(states) if s.occurrences is not None}
     if penalised:
         apply_penalties(logits_BV, penalised)
+    for row, state in enumerate(states):
+        if state.banned:
+            logits_BV[row, list(state.banned)] = -math.inf
 
 
 def _draw(logits_BV: Tensor, tokens_B: Tensor, states: Sequence[SamplingState], rows: list[int]) -> Tensor:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from fathom.engine.prompt_lookup import PromptLookup
+from fathom.engine.step_cost import StepCost
 
 SpeculationMode = Literal["auto", "lookup", "off"]  # auto: prompt lookup, and the model's own modules where it has any
 MODES: tuple[SpeculationMode, ...] = ("auto", "lookup", "off")
@@ -24,8 +25,7 @@ MODES: tuple[SpeculationMode, ...] = ("auto", "lookup", "off")
 MAX_DRAFT = 24
 FIRST_PAUSE, LONGEST_PAUSE = 4, 128  # tokens without a draft after one that was not worth it; doubled each time
 MODULES = "modules"
-FORCED = "forced"
-_EXPECTED = {FORCED: 1.0, MODULES: 0.7, "lookup 2": 0.3, "lookup 3-5": 0.5, "lookup 6+": 0.75}  # before any is seen
+_EXPECTED = {MODULES: 0.7, "lookup 2": 0.3, "lookup 3-5": 0.5, "lookup 6+": 0.75}  # before any is seen
 _EXPECTED_WEIGHT = 2.0  # as if so many tokens had been seen
 _MEMORY = 0.8  # weight of the past at each further draft
 _GIVE_UP_AFTER = 48  # drafted tokens of the modules before a request may do without them
@@ -55,51 +55,6 @@ class Acceptance:
         """Note how a draft fared: tokens after the first wrong one say nothing."""
         self._right = self._right * _MEMORY + accepted
         self._tried = self._tried * _MEMORY + accepted + (accepted < drafted)
-
-
-class StepCost:
-    """Seconds of a step by its rows: a line fitted to the steps seen, the recent ones counting most.
-
-    Only steps whose every token wants logits are told, since rows of a prompt are cheaper.
-    """
-
-    _MEMORY = 0.97
-    _SLOPE = 0.1  # a further row over the first one, until steps of different sizes were seen
-
-    def __init__(self) -> None:
-        self._weight = self._x = self._y = self._xx = self._xy = 0.0
-
-    @property
-    def known(self) -> bool:
-        """Whether any step was seen."""
-        return self._weight > 0
-
-    def observe(self, rows: int, seconds: float) -> None:
-        """Note a step. A hiccup of the machine counts as at most three times what was to be expected."""
-        if self.known:
-            seconds = min(seconds, 3 * self.seconds(rows))
-        keep = self._MEMORY
-        self._weight = self._weight * keep + 1
-        self._x = self._x * keep + rows
-        self._y = self._y * keep + seconds
-        self._xx = self._xx * keep + rows * rows
-        self._xy = self._xy * keep + rows * seconds
-
-    def seconds(self, rows: int) -> float:
-        """What a step of so many rows takes."""
-        slope = self.row_seconds
-        return max(self._y / self._weight + slope * (rows - self._x / self._weight), slope)
-
-    @property
-    def row_seconds(self) -> float:
-        """What one more row takes; never less than a fiftieth of a step of one row."""
-        mean_x, mean_y = self._x / self._weight, self._y / self._weight
-        spread = self._xx / self._weight - mean_x**2
-        assumed = mean_y * self._SLOPE / (1 + self._SLOPE * (mean_x - 1))
-        if spread < 0.01:
-            return assumed
-        slope = (self._xy / self._weight - mean_x * mean_y) / spread
-        return max(slope, assumed / (50 * self._SLOPE))
 
 
 @dataclass(slots=True)
@@ -139,10 +94,8 @@ class Drafting:
             self._kinds[name] = _Kind(Acceptance(_EXPECTED[name]))
         return self._kinds[name]
 
-    def candidates(self, tokens: Sequence[int], forced: Sequence[int], most: int) -> list[Draft]:
-        """What may follow `tokens`: the forced tokens alone if there are any, for they will follow."""
-        if forced:
-            return [Draft(list(forced)[:most], FORCED)]
+    def candidates(self, tokens: Sequence[int], most: int) -> list[Draft]:
+        """What may follow `tokens`."""
         self.lookup.follow(tokens)
         matched, found = self.lookup.find(most)
         kind = "lookup 6+" if matched >= 6 else "lookup 3-5" if matched >= 3 else "lookup 2"

@@ -1,4 +1,4 @@
-"""An engine's speculation: adds drafts to planned steps, and learns what steps cost and how drafts fare."""
+"""An engine's speculation: adds drafts to planned steps, and learns how drafts fare."""
 
 import logging
 import time
@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from fathom.engine.active import ActiveRequest
 from fathom.engine.runner import Continuation, DraftingRunner, Runner
 from fathom.engine.scheduler import ScheduledSequence, Scheduler, StepPlan
-from fathom.engine.speculation import MAX_DRAFT, Draft, Drafting, SpeculationMode, StepBudget, StepCost
+from fathom.engine.speculation import MAX_DRAFT, Draft, Drafting, SpeculationMode, StepBudget
+from fathom.engine.step_cost import StepCost
 
 log = logging.getLogger("fathom.engine")
 
@@ -20,20 +21,21 @@ class Speculator:
     Args:
         runner: whose prediction modules draft, if it has any and `mode` is "auto".
         mode: "off" drafts nothing.
+        cost: what steps take; kept by the engine.
 
     """
 
-    def __init__(self, runner: Runner, mode: SpeculationMode) -> None:
+    def __init__(self, runner: Runner, mode: SpeculationMode, cost: StepCost) -> None:
         self._on = mode != "off"
         has_modules = isinstance(runner, DraftingRunner) and runner.max_draft > 0
         self._modules = runner if mode == "auto" and isinstance(runner, DraftingRunner) and has_modules else None
-        self._cost = StepCost()
+        self._cost = cost
         self._module_seconds = 0.0  # for one sequence in one step, lately
 
     def add_drafts(self, plan: StepPlan[ActiveRequest], scheduler: Scheduler[ActiveRequest]) -> None:
         """Give the sequences that decode the drafts that pay, as far as budget and pages go."""
         work = plan.work
-        decodes = [sequence for sequence, _ in work if sequence.remaining == 1 and sequence.owner.speculates]
+        decodes = [one for one, _ in work if one.remaining == 1 and one.owner.speculates and not one.owner.steered]
         if not (self._on and decodes and self._cost.known):
             return
         step = StepBudget(self._cost, sum(count for _, count in work), len(decodes))
@@ -42,17 +44,13 @@ class Speculator:
             most = min(MAX_DRAFT, plan.budget, sequence.owner.tokens_left(sequence) - 1)
             if most < 1:
                 continue
-            draft = step.choose(drafting, drafting.candidates(sequence.tokens, sequence.owner.forced, most))
+            draft = step.choose(drafting, drafting.candidates(sequence.tokens, most))
             if draft is None:
                 continue
             granted = scheduler.add_draft(plan, sequence, draft.tokens)
             if granted:
                 drafting.planned = Draft(draft.tokens[:granted], draft.kind)
                 step.add(drafting, draft, granted)
-
-    def observe_step(self, rows: int, seconds: float) -> None:
-        """Note what a step cost whose every token wanted logits."""
-        self._cost.observe(rows, seconds)
 
     def observe_draft(self, owner: ActiveRequest, accepted: int) -> None:
         """Note how a request's draft of this step fared."""
@@ -84,7 +82,7 @@ class Speculator:
         if drafting.without_modules:
             return _OVER
         following = sequence.tokens[sequence.computed : sequence.computed + self._modules.max_draft]
-        wanted = self._modules.max_draft if sequence.remaining == 1 and not owner.forced else 0
+        wanted = self._modules.max_draft if sequence.remaining == 1 and not owner.steered else 0
         return Continuation(sequence.computed - start, following, wanted)
 
     def _judge(

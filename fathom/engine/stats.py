@@ -15,6 +15,7 @@ class EngineLimits:
         max_queued_requests: most requests that wait; more raise QueueFull.
         max_queued_tokens: most prompt tokens that wait, all requests together; more raise QueueFull. One request of
             any length may always wait.
+        stretch: how many times as long as a step that only decodes a step with prompts may take; 0: no bound.
 
     """
 
@@ -22,6 +23,7 @@ class EngineLimits:
     max_running: int = 64
     max_queued_requests: int = 512
     max_queued_tokens: int = 1_000_000
+    stretch: float = 2.5
 
 
 @dataclass(slots=True)

@@ -454,3 +454,59 @@ def test_an_idle_engine_does_nothing(make_engine: MakeEngine, monkeypatch: pytes
     time.sleep(0.2)
     assert len(looks) == before
     assert engine.stats().load.counts.steps == 2
+
+
+def test_an_urgent_request_takes_a_place_and_nobody_loses_a_token(make_engine: MakeEngine, mock: Any) -> None:
+    runner = mock.Runner()
+    gate = Gate(runner)
+    engine = make_engine(runner, max_running=2, max_step_tokens=16)
+    slow = [Receiver() for _ in range(3)]
+    for index, receiver in enumerate(slow):
+        engine.submit(engine.request(prompt=[index] * 70, max_tokens=20, temperature=0.0, priority=1), receiver)
+    assert gate.entered.acquire(timeout=20)
+    urgent = Receiver()
+    ticket = engine.submit(engine.request(prompt=[9] * 5, max_tokens=3, temperature=0.0), urgent)
+    assert ticket.position() == 1
+    gate.open(4)
+    assert urgent.finished().tokens == mock.expected([9] * 5, 3)
+    gate.open()
+    for index, receiver in enumerate(slow):
+        assert receiver.finished().tokens == mock.expected([index] * 70, 20)
+    assert engine.stats().load.preemptions == 0  # there was a second place; the third slow one waited longer
+
+
+def test_a_crowd_of_one_user_lets_another_in(make_engine: MakeEngine, mock: Any) -> None:
+    runner = mock.Runner()
+    gate = Gate(runner)
+    engine = make_engine(runner, max_running=1, max_step_tokens=64)
+    ended: list[str] = []
+
+    def receiver(name: str) -> Callable[[EngineEvent], None]:
+        return lambda event: ended.append(name) if isinstance(event, Finished) else None
+
+    for index in range(5):
+        request = engine.request(prompt=[index] * 9, max_tokens=2, temperature=0.0, salt="crowd")
+        engine.submit(request, receiver(f"crowd {index}"))
+    assert gate.entered.acquire(timeout=20)
+    engine.submit(engine.request(prompt=[7] * 9, max_tokens=2, temperature=0.0, salt="single"), receiver("single"))
+    gate.open()
+    wait_until(lambda: len(ended) == 6)
+    assert ended.index("single") <= 2
+
+
+def test_after_a_thought_was_ended_the_answer_is_not_empty(make_engine: MakeEngine, mock: Any) -> None:
+    """The model wants to stop, or to end the thought again, at once: the next best token comes instead."""
+    for wish in (mock.eos, mock.think_end):
+
+        def script(context: Sequence[int], wish: int = wish) -> int:
+            if mock.think_end not in context:
+                return ord("t")
+            said = (
+                len(context) - list(context).index(mock.think_end) - 3
+            )  # after the end of the thought and two newlines
+            return wish if said == 0 else mock.eos
+
+        engine = make_engine(mock.Runner(script))
+        completion = engine.generate("q", thinking=True, temperature=0.0, max_tokens=900, max_thought_tokens=5)
+        assert len(completion.content) == 3
+        assert completion.finished.reason == "stop"

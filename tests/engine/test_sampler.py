@@ -196,3 +196,16 @@ def test_a_seed_fixes_the_numbers_and_none_does_not() -> None:
 def test_impossible_parameters_are_refused_by_name(field: str, value: object) -> None:
     with pytest.raises(InvalidRequestError, match=field):
         SamplingParams(**{field: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("params", [{"temperature": 0.0}, {"seed": 3}, {"seed": 4, "top_p": 0.9}])
+def test_banned_tokens_are_not_chosen(params: dict[str, float]) -> None:
+    states = [SamplingState(SamplingParams(**params), []) for _ in range(2)]
+    states[1].banned = [3, 4]
+    logits = torch.full((2, 300), -5.0)
+    logits[:, 3], logits[:, 4], logits[:, 5] = 30.0, 29.0, 28.0
+    free, bound = sample(logits, states)
+    assert free is not None
+    assert bound is not None
+    assert free.token in (3, 4)
+    assert bound.token == 5

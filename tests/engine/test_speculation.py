@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from fathom.engine import Engine, SamplingParams, SequenceStep
 from fathom.engine.prompt_lookup import LONGEST, SHORTEST, PromptLookup
 from fathom.engine.runner import Continuation
-from fathom.engine.speculation import FORCED, Acceptance, Draft, Drafting, StepBudget, StepCost
+from fathom.engine.speculation import Acceptance, Draft, Drafting, StepBudget
 from fathom.engine.stats import EngineLimits
+from fathom.engine.step_cost import StepCost
 from fathom.engine.torch_runner import TorchRunner
 from fathom.models.cache import NoCache
 from fathom.models.config import ModelConfig
@@ -62,24 +63,40 @@ def test_the_lookup_grows_with_a_long_sequence() -> None:
 
 def test_what_a_row_costs_is_learnt_and_follows_a_change() -> None:
     cost = StepCost()
-    cost.observe(1, 0.004)
+    cost.observe(1, 0, 0.004)
     assert cost.row_seconds == pytest.approx(0.0004)  # assumed, before steps of different sizes were seen
     for rows in (1, 4, 8, 2) * 20:
-        cost.observe(rows, 0.003 + 0.001 * rows)
+        cost.observe(rows, 0, 0.003 + 0.001 * rows)
     assert cost.row_seconds == pytest.approx(0.001, rel=0.05)
     assert cost.seconds(16) == pytest.approx(0.019, rel=0.05)
     for rows in (1, 4, 8, 2) * 40:
-        cost.observe(rows, 0.001 + 0.003 * rows)
+        cost.observe(rows, 0, 0.001 + 0.003 * rows)
     assert cost.row_seconds == pytest.approx(0.003, rel=0.05)
     before = cost.seconds(1)
-    cost.observe(1, 10.0)
+    cost.observe(1, 0, 10.0)
     assert cost.seconds(1) < 1.2 * before  # a hiccup
+
+
+def test_what_a_prompts_token_costs_is_what_a_step_took_beyond_its_rows() -> None:
+    cost = StepCost()
+    assert cost.prompt_tokens(1, 2.5) is None
+    for _ in range(10):
+        cost.observe(1, 0, 0.004)
+    assert cost.prompt_tokens(1, 2.5) is None
+    for _ in range(20):
+        cost.observe(1, 100, 0.004 + 100 * 0.0005)
+    assert cost.prompt_seconds == pytest.approx(0.0005)
+    assert cost.prompt_tokens(1, 2.5) == 12  # 12 half milliseconds are one and a half steps
+    assert cost.prompt_tokens(0, 2.5) is None  # nobody waits
+    for _ in range(20):
+        cost.observe(0, 256, 256 * 0.002)  # deep in a long prompt
+    assert cost.prompt_tokens(1, 2.5) == 3
 
 
 def budget_of(fixed: float, per_row: float, rows: int) -> StepBudget:
     cost = StepCost()
     for size in (1, 2, 4, 8) * 10:
-        cost.observe(size, fixed + per_row * size)
+        cost.observe(size, 0, fixed + per_row * size)
     return StepBudget(cost, rows, rows)
 
 
@@ -112,10 +129,6 @@ def test_a_kind_of_draft_that_fails_is_left_alone_and_taken_up_again_when_it_is_
     recovering = [step(True) for _ in range(400)]
     assert recovering[-1] == 4
     assert (drafting.drafted, drafting.accepted) == (sum(failing) + sum(recovering), sum(recovering))
-
-
-def test_forced_tokens_are_the_whole_draft() -> None:
-    assert Drafting().candidates([1, 2, 1, 2], [7, 8, 9], 2) == [Draft([7, 8], FORCED)]
 
 
 def test_acceptance_forgets() -> None:
@@ -278,7 +291,7 @@ def test_answers_of_real_models_are_the_same_in_every_respect(
         assert [one.logprob for one in on.logprobs] == pytest.approx([one.logprob for one in off.logprobs], abs=1e-4)
 
 
-def test_thought_budgets_hold_and_forced_tokens_come_at_once(eager: None, make_engine: MakeEngine, mock: Any) -> None:
+def test_thought_budgets_hold(eager: None, make_engine: MakeEngine, mock: Any) -> None:
     def script(context: Sequence[int]) -> int:
         return mock.eos if context[-1] == ord("!") else ord("!") if mock.think_end in context else ord("t")
 
