@@ -8,21 +8,20 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-FORMATS = ("own", "q8_0", "bf16")
-
 
 def files_of(model: str, folder: Path) -> dict[str, Path]:
     """Format to file; "own" is the format that the model is shipped in."""
     if model.endswith(".gguf"):
         return {"own": Path(model)}
-    own = {"smollm2": _smollm2, "v3-shaped": _v3_shaped}[model](folder)
+    own = _smollm2() if model == "smollm2" else _v3_shaped(folder)
+    formats = ("q8_0", "bf16") if model == "smollm2" else ("q8_0",)
     return {"own": own} | {
-        format_: _made(folder / f"{model}-{format_}.gguf", lambda file, to=format_: _requantise(own, file, to))
-        for format_ in FORMATS[1:]
+        name: _made(folder / f"{model}-{name}.gguf", lambda file, to=name: _requantise(own, file, to))
+        for name in formats
     }
 
 
-def _smollm2(_folder: Path) -> Path:
+def _smollm2() -> Path:
     from fathom.checkpoints import resolve
 
     return resolve("smollm2:135m")
@@ -71,7 +70,7 @@ def _write_v3_shaped(file: Path) -> None:
     plain = file.with_suffix(".safetensors.folder")
     save_model(model.to(torch.bfloat16), plain)
     checkpoint = open_checkpoint(plain)
-    tokenizer = tokenizer_metadata(open_checkpoint(_smollm2(file.parent)))
+    tokenizer = tokenizer_metadata(open_checkpoint(_smollm2()))
     names = {"general.name": "v3-shaped, random", "general.file_type": 32}
     write_gguf(file, names | model_metadata(config) | tokenizer, planned_tensors(checkpoint, "bf16"))
 
