@@ -171,9 +171,4 @@ class _LowRankRows:
 
 def _adaptable(model: Transformer) -> dict[str, nn.Linear]:
     """The layers of the main model that may have an adapter."""
-    main = tuple(f"model.layers.{layer}." for layer in range(model.config.num_hidden_layers))
-    return {
-        name: layer
-        for name, layer in linear_layers(model)
-        if name.startswith(main) and name.rpartition(".")[2] in TARGETS
-    }
+    return {name: layer for name, layer in linear_layers(model) if name.rpartition(".")[2] in TARGETS}

@@ -163,9 +163,10 @@ def fresh(
 
 
 def linear_layers(model: Transformer) -> Iterator[tuple[str, nn.Linear]]:
-    """The linear layers of the blocks, by name."""
+    """The linear layers of the blocks, by name; those of prediction modules, which only draft, are left out."""
+    blocks = tuple(f"model.layers.{layer}." for layer in range(model.config.num_hidden_layers))
     for name, module in model.named_modules():
-        if isinstance(module, nn.Linear) and name.startswith("model.layers."):
+        if isinstance(module, nn.Linear) and name.startswith(blocks):
             yield name, module
 
 

@@ -472,6 +472,15 @@ def test_adapters_in_one_batch_do_not_meet(mixed) -> None:
         runner.step([whole[1]])
 
 
+def test_a_fresh_adapter_fits_a_model_with_prediction_modules() -> None:
+    checkpoint = MemoryCheckpoint(PREDICTING["odd sizes"])
+    runner = NativeRunner(checkpoint, n_pages=2, threads=1)
+    step = [SequenceStep([1, 2, 3], 0, [0], 0)]
+    plain = runner.step(step)
+    runner.set_adapter(0, fresh(load_model(checkpoint, dtype=torch.float32), 4, 8.0))
+    assert torch.equal(runner.step([SequenceStep([1, 2, 3], 0, [0], 0, 0)]), plain)  # it changes nothing yet
+
+
 @pytest.mark.parametrize(
     ("pairs", "message"),
     [
