@@ -4,14 +4,15 @@ The first word of a question names the scenario: "slow", "think", "hostile" ... 
 """
 
 import asyncio
+import importlib.util
 import shutil
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -20,8 +21,7 @@ import uvicorn
 
 from fathom.app.api import OWN_LOGIN_PATHS, UPLOAD_PATHS, mount_api
 from fathom.app.routes import mount
-from fathom.engine import EngineLimits, EngineStats, Finished, GenerationDefaults, Request, Ticket, Timings, Usage
-from fathom.engine.stats import Counts, Load
+from fathom.engine import Finished, Request, Ticket, Timings, Usage
 from fathom.search.configured import EngineSettings
 from fathom.server.accounts.accounts import Accounts
 from fathom.server.api import create_app
@@ -105,6 +105,19 @@ SCENARIOS: dict[str, Callable[[], tuple[Sequence[Any], float]]] = {
 THOUGHTS = {"think": (["First I count. ", "Then I *check*. "], 0.4), "ponder": (["Let me see. "] * 600, 0.1)}
 
 
+def _scripted() -> Any:
+    """The module with the scripted engine of tests/server, which has the face of the real one."""
+    name = "fathom_tests_scripted"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[2] / "server" / "conftest.py")
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        spec.loader.exec_module(module)
+    return sys.modules[name]
+
+
 class ScriptedTemplate:
     """The last user message is the prompt; an answer that is to be continued is remembered in its name."""
 
@@ -139,18 +152,12 @@ class ScriptedTicket(Ticket):
         return self.place
 
 
-class ScriptedEngine:
+class PageEngine(_scripted().ScriptedEngine):  # type: ignore[misc]
     """Plays scenarios, each request in a thread of its own. `queue` keeps requests waiting at that place."""
 
     def __init__(self) -> None:
-        self.model_name = "scripted:1b"
-        self.tokenizer = SimpleNamespace(
-            id_of=lambda _: None, encode=lambda text: [0] * (len(text) // 4), decode=lambda _: ""
-        )
+        super().__init__()
         self.template = ScriptedTemplate()
-        self.runner = SimpleNamespace(name="scripted")
-        self.config = None
-        self.defaults = GenerationDefaults()
         self.max_tokens = 200_000
         self.queue = 0
         self.title = ""
@@ -161,9 +168,6 @@ class ScriptedEngine:
         self.queue, self.title, self.requests, self.cancelled = 0, "", [], 0
         self.template.rendered.clear()
         self.template.thinks = True
-
-    def render(self, messages: Sequence[Message], *, tools: Sequence[Any] = (), thinking: bool = False) -> Prompt:
-        return self.template.render(messages, tools=tools, thinking=thinking)
 
     def submit(self, request: Request, on_event: Callable[[Any], None]) -> ScriptedTicket:
         ticket = ScriptedTicket()
@@ -204,15 +208,6 @@ class ScriptedEngine:
         usage = Usage(len(request.prompt.ids), 0, counted, 0)
         on_event(Finished(reason, usage, Timings(0.0, 0.2, 1.0, None, 50.0), error="scripted" if broken else None))
 
-    def stats(self) -> EngineStats:
-        load = Load(True, None, 0, 0, 0, 8, 0, 0, 0, Counts())
-        return EngineStats(
-            self.model_name, "scripted", self.max_tokens, 64, 1024, {"runner": "scripted"}, EngineLimits(), load
-        )
-
-    def close(self) -> None:
-        pass
-
 
 @dataclass
 class App:
@@ -220,7 +215,7 @@ class App:
 
     folder: Path
     port: int
-    engine: ScriptedEngine = field(default_factory=ScriptedEngine)
+    engine: PageEngine = field(default_factory=PageEngine)
     search: Any = None
     context: Any = None
     loading: threading.Event = field(default_factory=threading.Event)
@@ -262,7 +257,7 @@ class App:
             assert time.monotonic() < deadline, "the server did not start"
             time.sleep(0.02)
 
-    def _load(self, progress: Any) -> ScriptedEngine:
+    def _load(self, progress: Any) -> PageEngine:
         while self.loading.is_set():
             time.sleep(0.05)
         return self.engine

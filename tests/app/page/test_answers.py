@@ -36,7 +36,7 @@ def show_chats(page: Any) -> Any:
 def test_an_answer_goes_on_without_any_page_and_is_there_on_return(open_page: OpenPage, app: Any, ask: Ask) -> None:
     page = open_page()
     ask(page, "slow please", wait=False)
-    page.get_by_text("Word5 ").wait_for()
+    page.get_by_text("Word5 ").first.wait_for()
     address = page.evaluate("location.hash")
     page.close()
     phone = open_page(f"/{address}", width=390, height=800)

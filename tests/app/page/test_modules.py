@@ -92,17 +92,6 @@ def test_characters_cut_between_packets_are_put_together(page: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("known", "told", "place"),
-    [("Once upon", "Once upon a time", 0), ("Begun. Once", "Once upon", 7), ("Begun.", "Once", 6), ("", "Once", 0)],
-)
-def test_what_is_stored_and_what_a_run_tells_again_are_put_together(
-    page: Any, known: str, told: str, place: int
-) -> None:
-    overlap = "async ([known, told]) => (await import('/static/js/live.js')).overlap(known, told)"
-    assert page.evaluate(overlap, [known, told]) == place
-
-
-@pytest.mark.parametrize(
     ("ago", "name"), [(0, "Today"), (1, "Yesterday"), (3, "Sunday"), (30, "October"), (400, "October 2025")]
 )
 def test_days_have_the_names_that_people_use(page: Any, ago: int, name: str) -> None:

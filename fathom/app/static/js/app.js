@@ -281,7 +281,7 @@ export class App {
     this.#summarise(chat, known.chat);
     this.#tabs.postMessage({ chat: chat.id });
     if (chat !== this.#chat) return;
-    this.#follow(answer, true);
+    this.#follow(answer);
     this.#show();
   }
 
@@ -292,13 +292,13 @@ export class App {
     this.#showChats();
   }
 
-  /** `begun`: this page began it just now. */
-  #follow(answer, begun = false) {
+  #follow(answer) {
     if (this.#live?.run === answer.run && this.#live.answer === answer) return;
     this.#live?.leave();
     const chat = this.#chat;
-    this.#live = new Live(answer, begun, {
+    this.#live = new Live(answer, {
       answer: (changed, what, text) => this.#changed(chat, changed, what, text),
+      files: (message, files) => this.#filed(chat, message, files),
       title: (title) => this.#titled(chat, title),
       lost: (lost) => this.#say(lost ? t("reconnecting") : ""),
       end: () => this.#ended(chat, answer),
@@ -314,6 +314,13 @@ export class App {
     else if (what === "whole") view?.whole();
     else view?.state();
     if (chat === this.#chat && answer.state !== "running") this.composer.running = false;
+  }
+
+  #filed(chat, id, files) {
+    const question = chat.messages.find((message) => message.id === id);
+    if (!question) return;
+    question.files = files;
+    if (chat === this.#chat) this.transcript.renew(chat, question);
   }
 
   #titled(chat, title) {

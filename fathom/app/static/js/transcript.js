@@ -45,6 +45,12 @@ export class Transcript {
     return this.#views.get(answer)?.view;
   }
 
+  /** Shows a question anew: something about it has become known. */
+  renew(chat, question) {
+    this.#views.delete(question);
+    this.show(chat, { follow: this.#follows });
+  }
+
   // `place`: which of how many versions it is, in which state. What is the same as before is left as it is.
   #viewFor(chat, message, actions, old) {
     const all = siblings(chat, message);
