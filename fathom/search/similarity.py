@@ -60,7 +60,8 @@ class SimilarPassages:
         similarity = np.zeros(len(self._counts))
         known, vector = self._vectors.of([word])
         if len(known):
-            similarity[self._known] = self._table @ vector[0]
+            # Not by BLAS, whose threads would be woken for a fraction of a millisecond's work.
+            similarity[self._known] = np.einsum("td,d->t", self._table, vector[0])
         similarity = np.maximum((similarity - LEAST_SIMILARITY) / (1 - LEAST_SIMILARITY), 0)
         if word in self._ids:
             similarity[self._ids[word]] = 1.0
