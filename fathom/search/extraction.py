@@ -1,5 +1,6 @@
 """Main text of pages and files, taken out by processes of their own that are killed when one takes too much."""
 
+import queue
 from dataclasses import replace
 from types import TracebackType
 from typing import Self
@@ -12,21 +13,34 @@ from fathom.search.files import FILE_SECONDS, MAX_FILE_BYTES, kind_of, read_pars
 from fathom.search.worker import MAX_BYTES, Worker
 
 PAGE_SECONDS = 8.0
+PAGE_WORKERS = 2
 
 
 class Extractor:
     """Reads pages and files within limits of time and memory. Thread-safe; a context manager."""
 
     def __init__(self, *, max_seconds: float | None = None, max_bytes: int = MAX_BYTES) -> None:
-        self._pages = Worker("extraction_worker.py", max_seconds or PAGE_SECONDS, max_bytes)
+        seconds = max_seconds or PAGE_SECONDS
+        self._pages = [Worker("extraction_worker.py", seconds, max_bytes) for _ in range(PAGE_WORKERS)]
+        self._free: queue.LifoQueue[Worker] = queue.LifoQueue()  # last in, first out: one page wakes one process
+        for worker in self._pages:
+            self._free.put(worker)
         self._files = Worker("file_worker.py", max_seconds or FILE_SECONDS, max_bytes)
+
+    def warm(self) -> None:
+        """Start the processes that read pages, which takes them a while, before there is anything to read."""
+        for worker in self._pages:
+            worker.start()
 
     def extract(self, html: str) -> Extract:
         """Title and main text, cleaned. Raises ExtractionError beyond the limits or where there is no text."""
+        worker = self._free.get()
         try:
-            reply = self._pages.ask(html)
+            reply = worker.ask(html)
         except ExtractionError as error:
             raise ExtractionError(f"the page cannot be parsed: {error}") from error
+        finally:
+            self._free.put(worker)
         text = clean(reply["text"])
         if not text:
             raise ExtractionError("the page has no text to read")
@@ -52,7 +66,8 @@ class Extractor:
 
     def close(self) -> None:
         """End the processes."""
-        self._pages.close()
+        for worker in self._pages:
+            worker.close()
         self._files.close()
 
     def __enter__(self) -> Self:

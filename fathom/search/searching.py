@@ -105,6 +105,8 @@ class Searcher:
         names = tuple(engine.name for engine in engines)
         tell(Step("searching", queries, names))
         notes: list[Note] = []
+        if self._extractor is not None and not all(isinstance(engine, LocalEngine) for engine in engines):
+            self._extractor.warm()
         asked = [(engine, query) for query in queries for engine in engines]
         rankings = await asyncio.gather(
             *(self._ask(engine, query, k, restriction, seconds, notes) for engine, query in asked)

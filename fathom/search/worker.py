@@ -39,6 +39,11 @@ class Worker:
             raise ExtractionError(reply["error"])
         return reply
 
+    def start(self) -> None:
+        """Start the process, if it does not run."""
+        with self._lock:
+            self._started()
+
     def _exchange(self, request: str) -> str:
         process = self._started()
         if process.stdin is None or process.stdout is None:

@@ -1,6 +1,7 @@
 """What a page may put before a model, and what happens to a page that takes too much."""
 
 import contextlib
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given
@@ -82,3 +83,13 @@ def test_cleaning_twice_is_cleaning_once(marks, text):
 @given(st.text(st.characters(categories=["Lo", "Lu", "Ll"]), max_size=40))
 def test_letters_stay(text):
     assert clean(text) == text
+
+
+def test_pages_are_read_side_by_side_each_with_its_own_answer(extractor):
+    text = "<title>{0}</title><article><p>Page number {0} says that it is the {0}th one of them.</p></article>"
+    pages = [text.format(n) for n in range(8)]
+    extractor.warm()
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(extractor.extract, pages))
+    assert [one.title for one in found] == [str(n) for n in range(8)]
+    assert all(f"number {n} says" in one.text for n, one in enumerate(found))
