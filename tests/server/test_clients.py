@@ -80,10 +80,8 @@ def test_lm_eval(start, smollm2_gguf, tmp_path, monkeypatch):
     """A multiple-choice task (loglikelihood over echo and logprobs) and a generative one, on the real engine."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     lm_eval = pytest.importorskip("lm_eval")
-    from fathom.checkpoints.export import export
     from fathom.engine.loading import load
 
-    folder = export(str(smollm2_gguf), tmp_path / "hf", dtype="bf16")
     data = tmp_path / "tiny.jsonl"
     rows = [("The capital of France is", ["Paris", "a banana"], 0), ("Two plus two is", ["purple", "four"], 1)]
     data.write_text("".join(json.dumps({"q": q, "c": c, "a": a}) + "\n" for q, c, a in rows))
@@ -96,11 +94,15 @@ def test_lm_eval(start, smollm2_gguf, tmp_path, monkeypatch):
     with load(smollm2_gguf, cache_bytes=64 * 2**20) as engine:
         monkeypatch.setattr(engine, "close", lambda: None)
         served = start(engine)
+        # lm-eval cuts texts into tokens itself: the same vocabulary in the form that it reads.
+        engine.tokenizer._backend.save(str(tmp_path / "tokenizer.json"))
+        settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": engine.tokenizer.decode([0])}
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
         arguments = {
             "model": "deepseek-chat",
             "base_url": f"{served.url}/v1/completions",
             "tokenizer_backend": "huggingface",
-            "tokenizer": str(folder),
+            "tokenizer": str(tmp_path),
             "max_length": 2048,
         }
         result = lm_eval.simple_evaluate(
