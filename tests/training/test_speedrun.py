@@ -60,6 +60,7 @@ def test_raw_text_becomes_a_model_that_answers(small, capsys):
     }  # fmt: skip
     assert result["tokens"] == 2560
     assert 0 <= result["second_token_acceptance"] <= 1
+    assert (Path(result["model"]) / "generation_config.json").exists()
     page = Path(result["report"]).read_text()
     assert "Who are you?" in page
     assert page.count("<svg") == 5
