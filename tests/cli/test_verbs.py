@@ -93,12 +93,22 @@ def test_run_as_json_and_from_stdin(smollm2_gguf, fathom):
 
 
 def test_run_prints_only_the_answer_on_stdout(smollm2_gguf, fathom):
-    done = fathom("run", "Say hello.", "--max-tokens", "6", "--temperature", "0", "--think", "--verbose")
+    done = fathom(
+        "run", "Say hello.", "--max-tokens", "6", "--temperature", "0", "--think", "--verbose", FATHOM_THINKER="off"
+    )
     assert "\033" not in done.stdout + done.stderr
     assert "cannot think" in done.stderr
     assert "tokens/s" in done.stderr
     assert "loading" not in done.stdout
     assert done.stdout.strip()
+
+
+def test_run_thinks_with_the_default_model(smollm2_gguf, fathom):
+    done = fathom("run", "State the final answer: 7 + 4 - 5 =", "--think", "--temperature", "0", "--json")
+    answer = json.loads(done.stdout)
+    assert answer["reasoning_content"].strip()
+    assert answer["content"].strip()
+    assert answer["usage"]["completion_tokens_details"]["reasoning_tokens"] > 0
 
 
 def test_run_without_a_prompt(fathom):
@@ -119,7 +129,7 @@ def test_run_interrupted_is_130(smollm2_gguf):
 
 def test_chat_from_a_script(smollm2_gguf, fathom):
     lines = "Say hello.\n/think\n/new\n/nosuch\n/exit\nnever read\n"
-    done = fathom("chat", "--max-tokens", "5", "--temperature", "0", stdin=lines)
+    done = fathom("chat", "--max-tokens", "5", "--temperature", "0", stdin=lines, FATHOM_THINKER="off")
     assert done.returncode == 0
     assert "cannot think" in done.stderr
     assert "a new conversation" in done.stderr

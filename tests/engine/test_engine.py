@@ -510,3 +510,10 @@ def test_after_a_thought_was_ended_the_answer_is_not_empty(make_engine: MakeEngi
         completion = engine.generate("q", thinking=True, temperature=0.0, max_tokens=900, max_thought_tokens=5)
         assert len(completion.content) == 3
         assert completion.finished.reason == "stop"
+
+
+def test_requests_queued_together_all_finish(make_engine: MakeEngine) -> None:
+    engine, receivers = make_engine(), [Receiver() for _ in range(4)]
+    requests = [engine.request(prompt=[5, 6, 7 + number], max_tokens=3) for number in range(4)]
+    engine.submit_together(list(zip(requests, receivers, strict=True)))
+    assert [len(receiver.finished().tokens) for receiver in receivers] == [3] * 4
