@@ -60,13 +60,16 @@ def run(name: str, python: str, folder: str, args: argparse.Namespace) -> dict[s
 
 def prepare(folder: Path) -> None:
     """The checkpoint for TRL, and the prompts of both as ids and text."""
-    from fathom.checkpoints import export, open_checkpoint, resolve
+    from fathom.checkpoints import open_checkpoint, resolve
+    from fathom.checkpoints.export import export
     from fathom.engine.loading import read_tokenizer
     from fathom.rl.suite import problems
     from fathom.text import Message, chat_template
 
     export("smollm2:135m", folder / "model", dtype="f32")
-    template = chat_template(read_tokenizer(open_checkpoint(resolve("smollm2:135m"))), dialect="chatml-think")
+    tokenizer = read_tokenizer(open_checkpoint(resolve("smollm2:135m")))
+    tokenizer._backend.save(str(folder / "model" / "tokenizer.json"))  # a GGUF file has no tokenizer.json to export
+    template = chat_template(tokenizer, dialect="chatml-think")
     asked = list(problems("chain_sum", QUESTIONS))
     texts = [template.render([Message("user", one.question)], thinking=True).text for one in asked]
     lines = [json.dumps({"question": one.question, "answer": one.answer}) for one in asked]
@@ -118,7 +121,7 @@ def trl_steps(args: argparse.Namespace) -> None:
     import datasets
     import torch
     from peft import LoraConfig
-    from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+    from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
 
     torch.set_num_threads(args.threads)
@@ -155,11 +158,17 @@ def trl_steps(args: argparse.Namespace) -> None:
         save_strategy="no",
         logging_steps=1,
     )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_file=str(args.folder / "model" / "tokenizer.json"),
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        additional_special_tokens=["<|im_start|>"],
+    )
     dtype = getattr(torch, args.dtype)
     clock = Clock()
     trainer = GRPOTrainer(
         model=AutoModelForCausalLM.from_pretrained(args.folder / "model", dtype=dtype),
-        processing_class=AutoTokenizer.from_pretrained(args.folder / "model"),
+        processing_class=tokenizer,
         reward_funcs=reward,
         args=config,
         train_dataset=datasets.Dataset.from_dict({"prompt": texts * args.steps}),
