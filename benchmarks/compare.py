@@ -29,14 +29,21 @@ from contenders import CONTENDERS
 
 from models import files_of
 
-# name, method, arguments, tokens counted
-MEASUREMENTS: list[tuple[str, str, dict[str, int], int]] = [
-    ("prefill, 512 tokens", "prefill", {"tokens": 512}, 512),
-    ("decode 128, 1 sequence", "decode", {"sequences": 1, "new": 128, "context": 16}, 127),
-    ("decode 128, 1 sequence after 512", "decode", {"sequences": 1, "new": 128, "context": 512}, 127),
-    ("decode 128, 8 sequences", "decode", {"sequences": 8, "new": 128, "context": 16}, 8 * 127),
-    ("decode 128, 32 sequences", "decode", {"sequences": 32, "new": 128, "context": 16}, 32 * 127),
-]
+Measurement = tuple[str, str, dict[str, int], int]  # name, method, arguments, tokens counted
+
+
+def measurements(new: int) -> list[Measurement]:
+    """What is asked of every contender; `new` tokens are decoded, the first of which counts as prefill."""
+    decodes = [(1, 16), (1, 512), (8, 16), (32, 16)]
+    return [("prefill, 512 tokens", "prefill", {"tokens": 512}, 512)] + [
+        (
+            f"decode {new}, {sequences} sequence{'s' * (sequences > 1)}" + (" after 512" if context == 512 else ""),
+            "decode",
+            {"sequences": sequences, "new": new, "context": context},
+            sequences * (new - 1),
+        )
+        for sequences, context in decodes
+    ]
 
 
 def main() -> None:
@@ -47,6 +54,7 @@ def main() -> None:
     )
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--new", type=int, default=128, help="tokens to decode (default 128)")
     parser.add_argument("--only", nargs="*", choices=list(CONTENDERS))
     parser.add_argument("--json", action="store_true", help="one JSON object at the end")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
@@ -56,7 +64,7 @@ def main() -> None:
         return
     args.only = args.only or default_contenders(args.model)
     check_peers(args.only)
-    results = compare(files_of(args.model, args.files), args.threads, args.rounds, args.only)
+    results = compare(files_of(args.model, args.files), args.threads, args.rounds, args.only, measurements(args.new))
     print(table(results, args))
     if args.json:
         print(json.dumps(results))
@@ -132,16 +140,16 @@ class Worker:
         self.process.wait()
 
 
-def compare(files: dict[str, Path], threads: int, rounds: int, names: list[str]) -> dict[str, Any]:
+def compare(
+    files: dict[str, Path], threads: int, rounds: int, names: list[str], asked: list[Measurement]
+) -> dict[str, Any]:
     """Tokens per second by measurement and contender, one figure a round; each contender's peak memory and start."""
     from tqdm import tqdm
 
     workers = [Worker(name, files[CONTENDERS[name][1]], threads) for name in names]
-    rates: dict[str, dict[str, list[float]]] = {name: {} for name, *_ in MEASUREMENTS}
+    rates: dict[str, dict[str, list[float]]] = {name: {} for name, *_ in asked}
     memory: dict[str, int] = {}
-    for measurement, method, arguments, tokens in tqdm(
-        MEASUREMENTS, unit="measurement", disable=not sys.stderr.isatty()
-    ):
+    for measurement, method, arguments, tokens in tqdm(asked, unit="measurement", disable=not sys.stderr.isatty()):
         for round_number in range(rounds + 1):
             for worker in workers:
                 answer = worker.ask(method, arguments)
