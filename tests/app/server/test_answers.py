@@ -89,6 +89,21 @@ def test_who_comes_to_an_answer_under_way_takes_it_up_where_it_is(served, visito
     assert (answer["run"], answer["sequence"]) == (None, None)
 
 
+def test_answer_now_ends_the_thought_and_the_answer_follows(served, visitor, until):
+    served.engine.pause = 0.03
+    served.engine.script = lambda request: [*(Thought("hm ") for _ in range(300)), Answer("So."), Answer(" Done.")]
+    chat = visitor.new_chat(title="x")
+    run = visitor.begin(chat, content="hello", think=True)["run"]["id"]
+    until(lambda: visitor.messages(chat)[1]["thought"])
+    assert visitor.post(f"runs/{run}/answer-now").status_code == 204
+    list(visitor.events(run))
+    answer = visitor.messages(chat)[1]
+    assert (answer["state"], answer["content"]) == ("complete", "So. Done.")
+    assert 0 < answer["usage"]["thought_tokens"] < 300
+    assert answer["thought"] == "hm " * answer["usage"]["thought_tokens"]
+    assert visitor.post(f"runs/{run}/answer-now").status_code == 204
+
+
 def test_stop_keeps_what_came_and_it_stays_stopped(served, visitor, until):
     served.engine.pause = 0.03
     chat = visitor.new_chat()
