@@ -70,3 +70,18 @@ def test_a_broken_adapter_costs_the_thoughts_and_not_the_model(tmp_path, monkeyp
     with fathom.load("smollm2:135m", threads=1) as engine:
         assert not engine.template.thinks
     assert "holds no adapter" in caplog.text
+
+
+def test_the_released_adapter_is_small_and_fits_the_default_model(monkeypatch):
+    from fathom.checkpoints import open_checkpoint, resolve
+    from fathom.engine.thinking import find_thinker
+    from fathom.models.lora import check_fit
+    from fathom.models.transformer import Transformer
+
+    monkeypatch.delenv("FATHOM_THINKER", raising=False)
+    checkpoint = open_checkpoint(resolve("smollm2:135m"))
+    thinker = find_thinker(checkpoint)
+    assert thinker is not None
+    check_fit(Transformer(checkpoint.config), thinker.adapter)
+    assert sum(file.stat().st_size for file in thinker.folder.iterdir()) < 25_000_000
+    assert {"README.md", "DATA.md", "REPORT.md"} <= {file.name for file in thinker.folder.iterdir()}
