@@ -170,7 +170,6 @@ export default {
   memories: "ما يتذكّره",
   addMemory: "شيء للتذكّر",
   thoughtBudget: "أطول تفكير",
-  thoughtBudgetHint: "بالرموز؛ ثم يجيب النموذج.",
   unlimited: "بلا حد",
   saved: "تم الحفظ",
   shortcuts: "اختصارات لوحة المفاتيح",
@@ -217,7 +216,6 @@ export default {
   admin: "مدير",
   quota: "الرموز في الشهر",
   used: "المستخدم هذا الشهر",
-  chatCount: "المحادثات",
   deleteUserTitle: (name) => `أتزيل ${name}؟`,
   deleteUserText: "ستُحذف كل محادثات هذا الشخص نهائيًا.",
   errors: {

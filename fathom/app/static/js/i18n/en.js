@@ -165,7 +165,6 @@ export default {
   memories: "What is remembered",
   addMemory: "Something to remember",
   thoughtBudget: "Longest thought",
-  thoughtBudgetHint: "In tokens; then the model answers.",
   unlimited: "No limit",
   saved: "Saved",
   shortcuts: "Keyboard shortcuts",
@@ -212,7 +211,6 @@ export default {
   admin: "Administrator",
   quota: "Tokens a month",
   used: "Used this month",
-  chatCount: "Chats",
   deleteUserTitle: (name) => `Remove ${name}?`,
   deleteUserText: "All chats of this person will be gone for good.",
   errors: {

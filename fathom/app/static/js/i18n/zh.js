@@ -163,7 +163,6 @@ export default {
   memories: "已记住的内容",
   addMemory: "要记住的内容",
   thoughtBudget: "思考上限",
-  thoughtBudgetHint: "以 token 计；到达后模型开始回答。",
   unlimited: "不限",
   saved: "已保存",
   shortcuts: "键盘快捷键",
@@ -210,7 +209,6 @@ export default {
   admin: "管理员",
   quota: "每月 token",
   used: "本月已用",
-  chatCount: "对话",
   deleteUserTitle: (name) => `移除 ${name}？`,
   deleteUserText: "此人的所有对话将被永久删除。",
   errors: {
