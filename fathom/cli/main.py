@@ -33,6 +33,7 @@ VERBS = {
     "users": "who may log in to the app: add, list, passwd, rm",
     "usage": "what was asked of this server, and what it cost",
     "config": "the settings, and where each comes from",
+    "bench": "what this machine does with a model",
     "doctor": "whether this machine has what Fathom needs",
 }
 EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
