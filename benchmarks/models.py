@@ -51,6 +51,7 @@ def _write_v3_shaped(file: Path) -> None:
         head_dim=0,
         max_position_embeddings=8192,
         tie_word_embeddings=False,
+        q_lora_rank=192,
         kv_lora_rank=128,
         qk_nope_head_dim=64,
         qk_rope_head_dim=32,
