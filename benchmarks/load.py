@@ -113,11 +113,8 @@ def first_token(engine: Any, url: str, times: int = 15) -> dict[str, float]:
             list(events)
             began = time.perf_counter()
             with http.stream("POST", f"{url}/chat/completions", json=body(2, 0)) as response:
-                for line in response.iter_lines():
-                    if '"content"' in line:
-                        break
-                through.append(1000 * (time.perf_counter() - began))
-                response.read()
+                seen = [time.perf_counter() for line in response.iter_lines() if '"content"' in line]
+            through.append(1000 * (seen[0] - began))
     return {"engine_ms": statistics.median(own), "server_ms": statistics.median(through)}
 
 
