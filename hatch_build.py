@@ -25,7 +25,7 @@ class CustomBuildHook(BuildHookInterface):  # type: ignore[type-arg]
         if version != "editable":  # a checkout has them beside the package
             build_data["force_include"] |= {
                 "recipes": "fathom/recipes",
-                "models/fathom-nano": "fathom/released/fathom-nano",
+                "models": "fathom/released",
             }
         build = _build_module()
         folder = _KERNELS / "lib"
@@ -33,11 +33,13 @@ class CustomBuildHook(BuildHookInterface):  # type: ignore[type-arg]
             if build.fingerprint() not in stale.name:
                 stale.unlink()
         missing = [name for name in build.variants() if not (folder / build.library_name(name)).exists()]
-        try:
-            if missing:
-                build.build(folder, missing)
-        except build.CompilerError as error:
-            self.app.display_warning(f"built without the native CPU kernels, PyTorch will serve: {error}")
+        for name in missing:
+            try:
+                build.build(folder, [name])
+            except build.CompilerError as error:  # an old compiler may lack the newest instructions only
+                self.app.display_warning(f"built without the {name} kernels: {error}")
+        if not any(folder.glob("libfathom_*.so")):
+            self.app.display_warning("no native CPU kernels could be built: PyTorch will serve")
             return
         build_data["artifacts"].append("fathom/kernels/cpu/lib/*.so")
         build_data["pure_python"] = False

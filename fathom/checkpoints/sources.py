@@ -163,6 +163,13 @@ def default_model(*, verify: bool = False) -> Path:
     return path
 
 
+def released(name: str) -> Path | None:
+    """The folder of something that we trained and released: of this checkout, or inside the installed package."""
+    package = Path(__file__).parent.parent
+    folders = (package.parent / "models" / name, package / "released" / name)
+    return next((folder for folder in folders if folder.is_dir()), None)
+
+
 def nano_model() -> Path:
     """The model that Fathom's own CPU speedrun made (docs/nano.md): a GGUF file of this checkout or package.
 
@@ -170,11 +177,9 @@ def nano_model() -> Path:
         SourceError: it is not there.
 
     """
-    package = Path(__file__).parent.parent
-    for folder in (package.parent / "models" / "fathom-nano", package / "released" / "fathom-nano"):
-        files = sorted(folder.glob("*.gguf"))
-        if files:
-            return files[0]
+    folder = released("fathom-nano")
+    if folder is not None and (files := sorted(folder.glob("*.gguf"))):
+        return files[0]
     raise SourceError(f"{NANO_REF} comes with the repository (models/fathom-nano) and is not in this installation")
 
 

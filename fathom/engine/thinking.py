@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fathom.checkpoints import Checkpoint, CheckpointError, home, resolve
 from fathom.checkpoints.adapters import is_adapter, read_adapter
-from fathom.checkpoints.sources import DEFAULT_REF
+from fathom.checkpoints.sources import DEFAULT_REF, released
 from fathom.engine.defaults import GenerationDefaults
 from fathom.engine.request import Request
 from fathom.models.lora import Adapter
@@ -61,7 +61,7 @@ class Thinker:
 def find_thinker(checkpoint: Checkpoint) -> Thinker | None:
     """The adapter that thinks for this model, or None. A broken one is reported and left out: the model still answers.
 
-    Looked for in FATHOM_THINKER ("off": none), and for the default model beside the package's source and in
+    Looked for in FATHOM_THINKER ("off": none), and for the default model in this checkout or package and in
     FATHOM_HOME/adapters.
     """
     stated = os.environ.get(_VARIABLE, "")
@@ -87,4 +87,4 @@ def _released(checkpoint: Checkpoint) -> list[Path]:
         return []
     if checkpoint.path != default:
         return []
-    return [Path(__file__).parents[2] / "models" / NAME, home() / "adapters" / NAME]
+    return [folder for folder in (released(NAME), home() / "adapters" / NAME) if folder is not None]

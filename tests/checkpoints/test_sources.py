@@ -105,7 +105,7 @@ def test_installed_models_are_listed_with_their_sizes(fathom_home):
     put(fathom_home / "models" / "org" / "b", "x.gguf")
     put(fathom_home / "models" / "org" / "a@refs--pr--1", "x.gguf", "y.gguf")
     found = {model.ref: model for model in installed()}
-    assert list(found) == ["smollm2:135m", "org/a@refs/pr/1", "org/b"]
+    assert list(found) == ["smollm2:135m", "fathom:nano", "org/a@refs/pr/1", "org/b"]
     assert found["smollm2:135m"].bytes == 98_362_432
     assert found["org/b"].revision == "c" * 40
     assert resolve("org/a@refs/pr/1") == found["org/a@refs/pr/1"].path
@@ -134,7 +134,7 @@ def test_symbolic_links_are_not_followed(level, fathom_home, tmp_path):
         with pytest.raises(UnsafePathError, match="symbolic link"):
             act("org/name")
     assert (outside / "precious.gguf").exists()
-    assert [model.ref for model in installed()] == ["smollm2:135m"]
+    assert [model.ref for model in installed()] == ["smollm2:135m", "fathom:nano"]
 
 
 def test_a_link_inside_a_removed_model_does_not_take_its_target_along(fathom_home, tmp_path):

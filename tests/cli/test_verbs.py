@@ -56,7 +56,7 @@ def test_show_and_list_the_default_model(smollm2_gguf, capsys):
     assert facts["parameters_total"] == 134_515_008
     assert facts["licence"] == "apache-2.0"
     assert facts["tensor_types"] == {"Q4_1": 210, "Q8_0": 1, "F32": 61}
-    assert [model["ref"] for model in json_of(capsys, "list")["models"]] == ["smollm2:135m"]
+    assert [model["ref"] for model in json_of(capsys, "list")["models"]] == ["smollm2:135m", "fathom:nano"]
     assert main(["show", "smollm2:135m"]) == 0
     assert "apache-2.0" in capsys.readouterr().out
 
