@@ -15,11 +15,12 @@ if TYPE_CHECKING:
 
 DESCRIPTION = (
     "Measure the speed of a model on this machine. decode: tokens generated at once by one or more sequences; prefill: "
-    "a prompt read from nothing; serve: requests that arrive together, prompts and answers mixed. Speculation and the "
+    "a prompt read from nothing; serve: requests that arrive together, prompts and answers mixed; train: steps of "
+    "pre-training of the CPU speedrun's V3, on random tokens. Speculation and the "
     "prefix cache help only where --speculation or repeated prompts ask for it: prompts are random tokens."
 )
 EXAMPLE = "fathom bench decode --sequences 8 --json"
-KINDS = ("decode", "prefill", "serve")
+KINDS = ("decode", "prefill", "serve", "train")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,6 +47,8 @@ def run(arguments: argparse.Namespace) -> int:
             raise CommandError(f"--{name} is {value}; give at least 1", code=2)
     if arguments.compare:
         return _compare(arguments)
+    if arguments.kind == "train":
+        return _train(arguments)
     flags = {"speculation": "off", "disk_cache_mib": 0}  # the model's own speed, unless asked otherwise
     flags |= {name: value for name, value in model_flags(arguments).items() if value is not None}
     progress = Progress()
@@ -58,6 +61,31 @@ def run(arguments: argparse.Namespace) -> int:
         answer_json(facts)
     else:
         answer(_in_words(facts))
+    return 0
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    """Steps of pre-training; the flags of a model to serve mean nothing here, only --threads."""
+    import torch
+
+    from fathom.training.benchmark import default_recipe, measure_training
+
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    progress = Progress()
+    progress("train, about 15 seconds", None)
+    try:
+        speed = measure_training(default_recipe())
+    finally:
+        progress.done()
+    if arguments.json:
+        answer_json({"kind": "train", **speed.to_json()})
+        return 0
+    answer(
+        f"train: {speed.tokens_per_second:.0f} tokens/s (median of {speed.steps} steps of {speed.tokens_per_step})\n"
+        f"  {speed.mfu:.1%} of the {speed.matrix_rate / 1e9:.0f} GFLOPS that large products reach here\n"
+        f"  peak memory {speed.peak_memory_bytes / 2**20:.0f} MiB, {speed.dtype}, {speed.threads} threads"
+    )
     return 0
 
 

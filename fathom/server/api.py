@@ -8,7 +8,7 @@ from fastapi import APIRouter, FastAPI, Request
 from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 
 from fathom import __version__
 from fathom.server import status
@@ -19,6 +19,7 @@ from fathom.server.deepseek.fields import ChatFields, CompletionFields, validate
 from fathom.server.dialects import error_response
 from fathom.server.errors import ApiError
 from fathom.server.guard import Guard
+from fathom.server.reference import CONTENT_SECURITY_POLICY, reference_page
 from fathom.server.responses.fields import ResponseFields
 from fathom.server.service import Service
 
@@ -52,6 +53,12 @@ def create_app(service: Service, config: ServerConfig | None = None) -> FastAPI:
     app.include_router(_anthropic(service, config), prefix="/anthropic/v1")
     app.include_router(_about(service))
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+
+    @app.get("/docs", include_in_schema=False)
+    def docs() -> HTMLResponse:
+        """The API as a page to read."""
+        return HTMLResponse(reference_page(app.openapi()), headers={"Content-Security-Policy": CONTENT_SECURITY_POLICY})
+
     return app
 
 
@@ -160,9 +167,7 @@ async def _http_error(request: Request, error: Exception) -> JSONResponse:
         allowed = (error.headers or {}).get("Allow", "another method")
         refused = ApiError(405, f"{request.url.path} does not take {request.method}: use {allowed}")
     elif error.status_code == 404:
-        refused = ApiError(
-            404, f"There is nothing at {request.url.path}: see docs/api.md or /openapi.json for what there is"
-        )
+        refused = ApiError(404, f"There is nothing at {request.url.path}: see /docs or /openapi.json for what there is")
     else:
         refused = ApiError(400, str(error.detail))
     response = error_response(refused, request.url.path)

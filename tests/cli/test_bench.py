@@ -42,3 +42,13 @@ def test_rates_count_what_they_say():
     assert measured.rate("prefill") == pytest.approx(2 * 10 / 2.0)
     assert measured.rate("serve") == pytest.approx(2 * 15 / 4.0)
     assert measured.first_token_seconds == 1.0
+
+
+@pytest.mark.slow
+def test_training_steps(fathom):
+    done = fathom("bench", "train", "--threads", "1", "--json")
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout)
+    assert facts["tokens_per_second"] > 0
+    assert facts["peak_memory_bytes"] > 2**26
+    assert (facts["kind"], facts["device"], facts["threads"]) == ("train", "cpu", 1)
