@@ -96,12 +96,12 @@ def load(
     report("loading the weights", None)
     made, choices = _make_runner(checkpoint, wishes, place)
     choices = {"device": device_choice, **choices}
-    for what, choice in choices.items():
-        log.info("%s: %s", what, choice)
     template = read_template(tokenizer, dialect)
     thinker = None if dialect is not None or template.thinks else find_thinker(checkpoint)
     if thinker is not None:
         choices["thinking"] = Choice(thinker.name, f"the adapter {thinker.folder} thinks for this model")
+    for what, choice in choices.items():
+        log.info("%s: %s", what, choice)
     return Engine(
         made,
         tokenizer,

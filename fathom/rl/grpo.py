@@ -11,7 +11,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +22,7 @@ from fathom.checkpoints import resolve
 from fathom.checkpoints.errors import DiskFullError
 from fathom.engine import Engine
 from fathom.engine.loading import load
+from fathom.engine.policy import choose_device, choose_limits
 from fathom.models.lora import Adapter
 from fathom.rl.diagnosis import diagnose
 from fathom.rl.grpo_recipe import GrpoRecipe
@@ -416,13 +417,13 @@ def judge_group(group: Sequence[Rollout], recipe: GrpoRecipe) -> list[Judged]:
 def open_engine(ref: str, recipe: GrpoRecipe) -> Engine:
     """The engine that samples, with the recipe's dialect and system message."""
     dtype = recipe.precision if recipe.runner == "torch" else "auto"
-    # Speculation goes by measured times, so its batches, and with them the last bits, would differ from run to run.
-    engine = load(ref, runner=recipe.runner, dtype=dtype, threads=recipe.threads, speculation="off")
+    # What goes by measured times (drafts, smaller chunks beside decodes) would batch differently from run to run, and
+    # with that change the last bits.
+    limits = replace(choose_limits(choose_device("auto")[0]), stretch=0.0)
+    engine = load(ref, runner=recipe.runner, dtype=dtype, threads=recipe.threads, limits=limits, speculation="off")
     if recipe.dialect is not None:
         engine.template = chat_template(engine.tokenizer, dialect=recipe.dialect)
     if recipe.system is not None:
-        from dataclasses import replace
-
         engine.defaults = replace(engine.defaults, system=recipe.system)
     return engine
 

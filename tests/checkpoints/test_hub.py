@@ -174,7 +174,7 @@ def test_only_what_a_model_needs_is_fetched_and_recorded(served, folder):
     record = record_of(folder)
     assert record["commit"] == COMMIT
     assert record["files"]["model.safetensors"]["sha256"] == hashlib.sha256(WEIGHTS).hexdigest()
-    assert [model.ref for model in installed()][1:] == ["org/name"]
+    assert [model.ref for model in installed()][1:] == ["fathom:nano", "org/name"]
 
 
 def test_a_second_pull_checks_and_fetches_nothing(served):

@@ -1,5 +1,6 @@
 """What each verb prints, on the default model and the presets."""
 
+import functools
 import json
 import signal
 import subprocess
@@ -119,7 +120,10 @@ def test_run_without_a_prompt(fathom):
 
 def test_run_interrupted_is_130(smollm2_gguf):
     command = [sys.executable, "-m", "fathom.cli.main", "run", "Tell a very long story.", "--temperature", "1.5"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    # A shell's background jobs, and so their tests, ignore SIGINT, and would hand that on.
+    listening = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, preexec_fn=listening, **pipes) as process:
         assert process.stdout.read(1)
         time.sleep(0.1)
         process.send_signal(signal.SIGINT)
