@@ -363,9 +363,7 @@ class GrpoTrainer:
         self.step, self.seconds, self.history = state["step"], state["seconds"], state["history"]
 
     def _tensors(self) -> dict[str, Tensor]:
-        tensors = {f"first.{name}": tensor for name, tensor in self.optimizer.first.items()}
-        tensors |= {f"second.{name}": tensor for name, tensor in self.optimizer.second.items()}
-        return tensors | {f"reference.{name}": tensor for name, tensor in self.reference.items()}
+        return self.optimizer.moments | {f"reference.{name}": tensor for name, tensor in self.reference.items()}
 
 
 @dataclass(slots=True)

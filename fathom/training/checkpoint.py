@@ -47,18 +47,38 @@ def write_checkpoint(
         DiskFullError: no room; nothing is left of the attempt, and older checkpoints stand.
 
     """
+
+    def write_model(into: Path) -> None:
+        if tokenizer.is_dir():
+            for file in sorted(tokenizer.iterdir()):
+                shutil.copyfile(file, into / file.name)
+        save_model(model, into, max_shard_bytes=_SHARD_BYTES)
+
+    return write_step(folder, step, state, tensors, write_model)
+
+
+def write_step(
+    folder: Path,
+    step: int,
+    state: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    write_model: Callable[[Path], object],
+) -> Path:
+    """Write a checkpoint whose weights `write_model` puts into the folder it is given; it appears whole or not at all.
+
+    Raises:
+        DiskFullError: no room; nothing is left of the attempt, and older checkpoints stand.
+
+    """
     final = folder / f"step-{step:08d}"
     partial = folder / f".{final.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     try:
         (partial / "training").mkdir(parents=True)
-        if tokenizer.is_dir():
-            for file in sorted(tokenizer.iterdir()):
-                shutil.copyfile(file, partial / file.name)
         layout = {name: (TYPE_NAMES[tensor.dtype], tuple(tensor.shape)) for name, tensor in tensors.items()}
         write_safetensors(partial / "training" / "state.safetensors", layout, iter(tensors.values()))
         write_json(partial / "training" / "state.json", {"version": STATE_VERSION, "step": step, **state})
-        save_model(model, partial, max_shard_bytes=_SHARD_BYTES)
+        write_model(partial)
         sync_folder(partial)
         partial.rename(final)
         sync_folder(folder)

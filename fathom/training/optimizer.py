@@ -67,6 +67,12 @@ class AdamW:
         self.second = {name: torch.zeros_like(weight, dtype=dtype) for name, weight in weights.items()}
         self.updates = 0
 
+    @property
+    def moments(self) -> dict[str, Tensor]:
+        """Both moments of every weight, named as checkpoints keep them."""
+        first = {f"first.{name}": tensor for name, tensor in self.first.items()}
+        return first | {f"second.{name}": tensor for name, tensor in self.second.items()}
+
     @torch.no_grad()
     def step(self, gradients: Mapping[str, Tensor], rate: float, scale: Tensor) -> None:
         """Update every weight by its gradient times `scale` (what clipping leaves of it)."""

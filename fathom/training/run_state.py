@@ -128,8 +128,7 @@ class RunState:
 
     def _tensors(self) -> dict[str, Tensor]:
         """What the model's own files do not hold exactly; in float32 they do hold the master weights."""
-        tensors = {f"first.{name}": tensor for name, tensor in self.optimizer.first.items()}
-        tensors |= {f"second.{name}": tensor for name, tensor in self.optimizer.second.items()}
+        tensors = self.optimizer.moments
         tensors |= {f"average.{name}": tensor for name, tensor in self.average.items()}
         if self.recipe.precision != "float32":
             tensors |= {f"master.{name}": tensor for name, tensor in self.masters.weights.items()}

@@ -207,9 +207,9 @@ class SftTrainer:
             "skipped": self.watch.skipped,
             "seconds": self.seconds,
         }
-        folder, base = self._tokenizer_folder, self.recipe.model
+        folder, base, kept = self._tokenizer_folder, self.recipe.model, self.optimizer.moments
         try:
-            save_learned(self._checkpoints, self.step, self.model, self.learned, base, folder, state, self._moments())
+            save_learned(self._checkpoints, self.step, self.model, self.learned, base, folder, state, kept)
         except DiskFullError as error:
             if last:
                 raise
@@ -220,7 +220,7 @@ class SftTrainer:
     def _load(self, checkpoint: Path) -> None:
         state, tensors = read_state(checkpoint)
         check_same_recipe(self.recipe.to_json(), state["recipe"], checkpoint, _FREE_KEYS)
-        for name, tensor in self._moments().items():
+        for name, tensor in self.optimizer.moments.items():
             tensor.copy_(tensors.tensor(name))
         for name, weight in self.learned.weights.items():
             weight.copy_(tensors.tensor(f"weight.{name}"))
@@ -229,10 +229,6 @@ class SftTrainer:
         self.batches.epoch, self.batches.place = state["epoch"], state["place"]
         self.watch = Watch(self.recipe.anomalies, state["recent_losses"], state["skipped"])
         self.step, self.tokens, self.seconds = state["step"], state["tokens"], state["seconds"]
-
-    def _moments(self) -> dict[str, Tensor]:
-        first = {f"first.{name}": tensor for name, tensor in self.optimizer.first.items()}
-        return first | {f"second.{name}": tensor for name, tensor in self.optimizer.second.items()}
 
     def _cost(self) -> float:
         return self.seconds / 3600 * self.recipe.price_usd

@@ -16,11 +16,9 @@ from torch import Tensor
 
 from fathom.checkpoints import load_model, open_checkpoint
 from fathom.checkpoints.adapters import read_adapter, write_adapter
-from fathom.checkpoints.safetensors_format import TYPE_NAMES, write_safetensors
-from fathom.checkpoints.writing import sync_folder, write_json
 from fathom.models.lora import LowRankTraining, fresh
 from fathom.models.transformer import Transformer
-from fathom.training.checkpoint import STATE_VERSION, write_checkpoint
+from fathom.training.checkpoint import write_checkpoint, write_step
 from fathom.training.optimizer import MasterWeights
 from fathom.training.sft_recipe import LoraSettings
 
@@ -118,21 +116,10 @@ def save_learned(
                 if (tokenizer / name).is_file():
                     shutil.copyfile(tokenizer / name, Path(files) / name)
             return write_checkpoint(folder, step, model, Path(files), state, exact)
-    final = folder / f"step-{step:08d}"
-    partial = folder / f".{final.name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        (partial / "training").mkdir(parents=True)
-        layout = {name: (TYPE_NAMES[tensor.dtype], tuple(tensor.shape)) for name, tensor in exact.items()}
-        write_safetensors(partial / "training" / "state.safetensors", layout, iter(exact.values()))
-        write_json(partial / "training" / "state.json", {"version": STATE_VERSION, "step": step, **state})
-        write_adapter(partial, learned.training.adapter(), base=base, dtype=torch.bfloat16)
-        sync_folder(partial)
-        partial.rename(final)
-        sync_folder(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return final
+    adapter = learned.training.adapter()
+    return write_step(
+        folder, step, state, exact, lambda into: write_adapter(into, adapter, base=base, dtype=torch.bfloat16)
+    )
 
 
 def trainable_model(path: Path, precision: str, *, full: bool) -> tuple[Transformer, MasterWeights | None]:
