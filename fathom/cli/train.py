@@ -47,7 +47,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _grpo(arguments: argparse.Namespace) -> int:
-    from fathom.rl.grpo import GrpoMetrics, GrpoTrainer
+    from fathom.rl.grpo import GrpoTrainer
+    from fathom.rl.grpo_metrics import GrpoMetrics
     from fathom.rl.grpo_recipe import read_grpo_recipe
 
     def show(metrics: GrpoMetrics) -> None:

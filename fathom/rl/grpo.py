@@ -1,35 +1,39 @@
 """The GRPO trainer: rollouts by our own engine in this process, rewards, one objective, an adapter that learns.
 
 The engine holds the model's weights as stored and the adapter; the trainer holds the same weights in its precision and
-the adapter's float32 parameters. After every step the engine is given the new adapter; nothing else moves.
+the adapter's float32 parameters. After every step the engine is given the new adapter; nothing else moves. Rollouts may
+be drawn some steps ahead by a thread beside (`Pipeline`), and many processes may share the learning (torchrun): then
+the first one draws, and every one takes its part of the micro-batches.
 
 M learned tokens of a micro-batch.
 """
 
-import json
 import math
-import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from fathom.checkpoints import resolve
+from fathom.checkpoints import open_checkpoint, resolve
 from fathom.checkpoints.errors import DiskFullError
 from fathom.engine import Engine
-from fathom.engine.loading import load
+from fathom.engine.defaults import read_defaults
+from fathom.engine.loading import load, read_template, read_tokenizer
 from fathom.engine.policy import choose_device, choose_limits
 from fathom.models.lora import Adapter
+from fathom.rl.collector import Collected, Collector, Judged, Voice
 from fathom.rl.diagnosis import diagnose
+from fathom.rl.grpo_metrics import GrpoMetrics, Outcome, side_by_side, summed_up
 from fathom.rl.grpo_recipe import GrpoRecipe
-from fathom.rl.objective import advantages, mismatch, policy_loss, sampler_weights, token_weights
+from fathom.rl.objective import mismatch, policy_loss, sampler_weights, token_weights
+from fathom.rl.pipeline import Pipeline
 from fathom.rl.problems import Problem
-from fathom.rl.rewards import Reward, reward
-from fathom.rl.rollouts import Rollout, Sampling, generate
+from fathom.rl.rollouts import Rollout
+from fathom.rl.samplers import EngineSampler
 from fathom.rl.tasks import load_tasks
 from fathom.text import chat_template
 from fathom.training.anomalies import Watch
@@ -44,57 +48,7 @@ from fathom.training.sft import check_same_recipe
 from fathom.training.sft_weights import attach_adapter, save_learned, trainable_model
 
 Say = Callable[[str], None]
-POLICY = "policy"
 _FREE_KEYS = ("output", "steps", "checkpoints", "anomalies", "price_usd", "threads")
-
-
-class Judged(NamedTuple):
-    """A rollout with its reward and advantage."""
-
-    rollout: Rollout
-    reward: Reward
-    advantage: float
-
-
-@dataclass(frozen=True, slots=True)
-class GrpoMetrics:
-    """One step; shares and means are over its rollouts.
-
-    `reward` with its kinds; `zero_advantage`: share of groups whose rewards are equal; `length`, `thought_length`: in
-    tokens and characters; `mismatch`: mean |log-probability| between sampler and trainer; `entropy`: nats per token;
-    `verifier_failed`: share of rollouts that nobody could judge.
-    """
-
-    step: int
-    reward: float
-    accuracy: float
-    format: float
-    language: float
-    repetition: float
-    cut_off: float
-    verifier_failed: float
-    zero_advantage: float
-    length: float
-    thought_length: float
-    loss: float
-    gradient_norm: float
-    learning_rate: float
-    entropy: float
-    kl: float
-    clipped: float
-    mismatch: float
-    mismatch_largest: float
-    mismatch_kl: float
-    skipped: str | None
-    rollout_seconds: float
-    training_seconds: float
-    tokens_per_second: float
-    cost_usd: float
-    accuracy_by_task: dict[str, float]
-
-    def to_json(self) -> dict[str, Any]:
-        """One line of metrics.jsonl."""
-        return {"kind": "step", **asdict(self)}
 
 
 class GrpoTrainer:
@@ -127,15 +81,20 @@ class GrpoTrainer:
         self.watch = Watch(recipe.anomalies)
         self.step, self.seconds = 0, 0.0
         self.history: list[dict[str, Any]] = []
+        drawn = self._load(existing[-1]) if existing else {}
         if existing:
-            self._load(existing[-1])
             say(f"going on from {existing[-1].name}")
-        self.engine = open_engine(ref, recipe)
-        self.engine.add_adapter(POLICY, self.policy())
+        self.sampler = EngineSampler(open_engine(ref, recipe))
+        self.collector = Collector(recipe, self.pools, voice_of(ref, recipe), self.sampler)
+        if drawn:
+            self.collector.load_state(drawn["collector"])
+        ready = [self.collector.unpack(one) for one in drawn.get("ready", ())]
+        self.pipeline = Pipeline(self.collector, self.sampler, ready)
 
     def policy(self) -> Adapter:
-        """The adapter as it is now."""
-        return self.learned.training.adapter()
+        """The adapter as it is now, not as it will be."""
+        now = self.learned.training.adapter()
+        return Adapter(now.scale, {name: (a.clone(), b.clone()) for name, (a, b) in now.pairs.items()})
 
     def run(self, on_step: Callable[[GrpoMetrics], None] = lambda _metrics: None) -> Path:
         """Train to the end of the recipe's steps and return the last checkpoint."""
@@ -147,7 +106,7 @@ class GrpoTrainer:
                 line = metrics.to_json()
                 self.history.append(line)
                 metrics_file.write(line)
-                for sample in _side_by_side(judged):
+                for sample in side_by_side(judged):
                     samples_file.write({"step": metrics.step, **sample})
                 on_step(metrics)
                 if metrics.step % 10 == 9:
@@ -161,46 +120,40 @@ class GrpoTrainer:
         return checkpoints(self._checkpoints)[-1]
 
     def close(self) -> None:
-        """End the engine."""
-        self.engine.close()
+        """End the rollouts and the engine."""
+        self.pipeline.close()
+        self.sampler.close()
 
     def take_step(self) -> tuple[GrpoMetrics, list[list[Judged]]]:
-        """Sample, judge, learn, and hand the engine the new weights."""
+        """Have batches drawn as far ahead as the recipe allows, take the next one, and learn from it."""
         start = time.perf_counter()
-        recipe = self.recipe
-        sampling = Sampling(recipe.max_tokens, recipe.temperature, adapter=POLICY, logprobs=True, style="think")
-        seed = recipe.seed * 100_003 + self.step
-        groups = generate(self.engine, self.questions(self.step), recipe.group_size, sampling, seed)
-        judged = [judge_group(group, recipe) for group in groups]
-        rolled = time.perf_counter()
-        outcome = self._learn(judged)
-        self.engine.update_adapter(POLICY, self.policy())
-        every = recipe.objective.reference_every
+        last = max(self.step + 1, min(self.step + 1 + self.recipe.rollouts.ahead, self.recipe.steps))
+        while self.step + len(self.pipeline) < last:
+            self.pipeline.request(self.step, self.policy())
+        collected = self.pipeline.take()
+        taken = time.perf_counter()
+        outcome = self._learn(collected.groups)
+        every = self.recipe.objective.reference_every
         self.step += 1
         if every and self.step % every == 0:
             self.reference = {name: weight.clone() for name, weight in self.learned.weights.items()}
         end = time.perf_counter()
         self.seconds += end - start
-        metrics = self._metrics(judged, outcome, rolled - start, end - rolled)
-        return metrics, judged
+        return self._metrics(collected, outcome, taken - start, end - taken), collected.groups
 
-    def questions(self, step: int) -> list[Problem]:
-        """The problems of a step: drawn from seed and step alone, so that a resumed run asks the same."""
-        draw = random.Random(f"{self.recipe.seed} {step}")
-        weights = [source.weight for source in self.recipe.sources]
-        chosen = draw.choices(self.pools, weights, k=self.recipe.questions)
-        return [draw.choice(pool) for pool in chosen]
-
-    def _learn(self, judged: Sequence[Sequence[Judged]]) -> "_Outcome":
+    def _learn(self, judged: Sequence[Sequence[Judged]]) -> Outcome:
         """Update the weights from one step's groups, in minibatches of whole groups."""
-        outcome = _Outcome()
-        parts = [list(judged[start :: self.recipe.minibatches]) for start in range(self.recipe.minibatches)]
+        outcome = Outcome()
+        if self.recipe.rollouts.extra_waves:  # the groups that were drawn in place of silent ones stand for them
+            judged = [group for group in judged if any(one.advantage for one in group)] or judged
+        count = min(self.recipe.minibatches, len(judged))
+        parts = [list(judged[start::count]) for start in range(count)]
         old = [self._score([one for group in part for one in group]) for part in parts] if len(parts) > 1 else [None]
         for part, old_logprobs in zip(parts, old, strict=True):
             self._update([one for group in part for one in group], old_logprobs, outcome)
         return outcome
 
-    def _update(self, judged: list[Judged], old: "list[Tensor] | None", outcome: "_Outcome") -> None:
+    def _update(self, judged: list[Judged], old: list[Tensor] | None, outcome: Outcome) -> None:
         settings, recipe = self.recipe.objective, self.recipe
         lengths = [len(one.rollout.tokens) for one in judged]
         weights = token_weights(lengths, settings.normalise, recipe.max_tokens)
@@ -235,7 +188,9 @@ class GrpoTrainer:
             result.loss.backward()  # type: ignore[no-untyped-call]
             self.learned.collect()
             total += float(result.loss.detach())
-            outcome.add(sum(sizes), result.clipped, result.kl, new.entropy_M.mean(), *mismatch(old_M, sampler_M))
+            stale_M = torch.tensor([version < self.step for one in rollouts for version in one.versions])
+            fresh, stale = (mismatch(old_M, sampler_M.masked_fill(mask, math.nan)) for mask in (stale_M, ~stale_M))
+            outcome.add(sum(sizes), result.clipped, result.kl, new.entropy_M.mean(), fresh, stale)
         norm = self.learned.gradient_norm()
         outcome.rate = recipe.rate * min(1.0, (self.step + 1) / max(1, recipe.warmup_steps))
         outcome.loss, outcome.norm = outcome.loss + total, float(norm)
@@ -293,27 +248,10 @@ class GrpoTrainer:
         for name, weight in self.learned.weights.items():
             weight.copy_(numbers[name])
 
-    def _metrics(
-        self, groups: Sequence[Sequence[Judged]], outcome: "_Outcome", rollout_seconds: float, training_seconds: float
-    ) -> GrpoMetrics:
-        judged = [one for group in groups for one in group]
-        count = len(judged)
-        tokens = sum(len(one.rollout.tokens) for one in judged)
-        by_task: dict[str, list[float]] = {}
-        for one in judged:
-            by_task.setdefault(one.rollout.problem.task, []).append(one.reward.accuracy or 0.0)
+    def _metrics(self, collected: Collected, outcome: Outcome, waited: float, trained: float) -> GrpoMetrics:
+        tokens = sum(len(one.rollout.tokens) for group in collected.groups for one in group)
         return GrpoMetrics(
-            step=self.step - 1,
-            reward=sum(one.reward.total for one in judged) / count,
-            accuracy=sum(one.reward.accuracy or 0.0 for one in judged) / count,
-            format=sum(one.reward.format for one in judged) / count,
-            language=sum(one.reward.language for one in judged) / count,
-            repetition=sum(one.reward.repetition for one in judged) / count,
-            cut_off=sum(one.reward.cut_off for one in judged) / count,
-            verifier_failed=sum(one.reward.accuracy is None for one in judged) / count,
-            zero_advantage=sum(all(one.advantage == 0.0 for one in group) for group in groups) / len(groups),
-            length=tokens / count,
-            thought_length=sum(len(one.rollout.said.thought) for one in judged) / count,
+            **summed_up(collected.groups, self.step - 1),
             loss=outcome.loss,
             gradient_norm=outcome.norm,
             learning_rate=outcome.rate,
@@ -323,12 +261,14 @@ class GrpoTrainer:
             mismatch=outcome.mismatch,
             mismatch_largest=outcome.mismatch_largest,
             mismatch_kl=outcome.mismatch_kl,
+            drift=outcome.drift,
+            waiting=collected.waiting,
             skipped=outcome.skipped,
-            rollout_seconds=rollout_seconds,
-            training_seconds=training_seconds,
-            tokens_per_second=tokens / (rollout_seconds + training_seconds),
+            rollout_seconds=collected.seconds,
+            waited_seconds=waited,
+            training_seconds=trained,
+            tokens_per_second=tokens / (waited + trained),
             cost_usd=self.seconds / 3600 * self.recipe.price_usd,
-            accuracy_by_task={task: sum(values) / len(values) for task, values in by_task.items()},
         )
 
     def _save(self) -> None:
@@ -339,6 +279,9 @@ class GrpoTrainer:
             "skipped": self.watch.skipped,
             "seconds": self.seconds,
             "history": self.history[-10:],
+            # What was drawn ahead is kept, so that it need not be drawn again from weights that are gone.
+            "ready": [self.collector.pack(one) for one in self.pipeline.settle()],
+            "collector": self.collector.state(),
         }
         model = self.recipe.model
         try:
@@ -352,7 +295,8 @@ class GrpoTrainer:
             return
         remove_old(self._checkpoints, self.recipe.checkpoints.keep)
 
-    def _load(self, checkpoint: Path) -> None:
+    def _load(self, checkpoint: Path) -> dict[str, Any]:
+        """Go on from a checkpoint; returns its state, for what draws."""
         state, tensors = read_state(checkpoint)
         check_same_recipe(self.recipe.to_json(), state["recipe"], checkpoint, _FREE_KEYS)
         for name, tensor in self._tensors().items():
@@ -361,55 +305,10 @@ class GrpoTrainer:
         self.optimizer.updates = state["updates"]
         self.watch = Watch(self.recipe.anomalies, state["recent_losses"], state["skipped"])
         self.step, self.seconds, self.history = state["step"], state["seconds"], state["history"]
+        return state
 
     def _tensors(self) -> dict[str, Tensor]:
         return self.optimizer.moments | {f"reference.{name}": tensor for name, tensor in self.reference.items()}
-
-
-@dataclass(slots=True)
-class _Outcome:
-    """What the updates of one step were like: means over the tokens that taught."""
-
-    tokens: int = 0
-    clipped: float = 0.0
-    kl: float = 0.0
-    entropy: float = 0.0
-    mismatch: float = 0.0
-    mismatch_largest: float = 0.0
-    mismatch_kl: float = 0.0
-    loss: float = 0.0
-    norm: float = 0.0
-    rate: float = 0.0
-    skipped: str | None = None
-
-    def add(
-        self, tokens: int, clipped: Tensor, kl: Tensor, entropy: Tensor, mean: float, largest: float, divergence: float
-    ) -> None:
-        """Take one micro-batch into the means."""
-        share = tokens / (self.tokens + tokens)
-        self.tokens += tokens
-        self.clipped += share * (float(clipped) - self.clipped)
-        self.kl += share * (float(kl) - self.kl)
-        self.entropy += share * (float(entropy) - self.entropy)
-        self.mismatch += share * (mean - self.mismatch)
-        self.mismatch_kl += share * (divergence - self.mismatch_kl)
-        self.mismatch_largest = max(self.mismatch_largest, largest)
-
-
-def judge_group(group: Sequence[Rollout], recipe: GrpoRecipe) -> list[Judged]:
-    """Rewards and advantages of one group. A rollout that nobody could judge takes no part: advantage 0."""
-    rewards = [reward(rollout.problem, rollout.said, recipe.rewards) for rollout in group]
-    parts = [
-        place
-        for place, one in enumerate(rewards)
-        if one.accuracy is not None and not (recipe.objective.mask_cut_off and one.cut_off)
-    ]
-    values = [0.0] * len(group)
-    if len(parts) > 1:
-        totals = [rewards[place].total for place in parts]
-        for place, value in zip(parts, advantages(totals, recipe.objective.scale), strict=True):
-            values[place] = value
-    return [Judged(*one) for one in zip(group, rewards, values, strict=True)]
 
 
 def open_engine(ref: str, recipe: GrpoRecipe) -> Engine:
@@ -424,6 +323,16 @@ def open_engine(ref: str, recipe: GrpoRecipe) -> Engine:
     if recipe.system is not None:
         engine.defaults = replace(engine.defaults, system=recipe.system)
     return engine
+
+
+def voice_of(ref: str, recipe: GrpoRecipe) -> Voice:
+    """How the recipe's model is asked: as the engine would."""
+    checkpoint = open_checkpoint(resolve(ref))
+    tokenizer = read_tokenizer(checkpoint)
+    defaults = read_defaults(checkpoint)
+    if recipe.system is not None:
+        defaults = replace(defaults, system=recipe.system)
+    return Voice(tokenizer, read_template(tokenizer, recipe.dialect), defaults)
 
 
 def _pool(task: str, count: int, base: Path) -> list[Problem]:
@@ -446,29 +355,3 @@ def _micro_batches(rollouts: Sequence[Rollout], tokens: int) -> list[list[int]]:
         else:
             parts.append([place])
     return parts
-
-
-def _side_by_side(groups: Sequence[Sequence[Judged]]) -> list[dict[str, Any]]:
-    """The best and the worst rollout of the first group that taught something, for people to read."""
-    for group in groups:
-        if any(one.advantage for one in group):
-            ordered = sorted(group, key=lambda one: one.reward.total)
-            return [
-                {
-                    "question": one.rollout.problem.question,
-                    "right_answer": one.rollout.problem.answer,
-                    "thought": one.rollout.said.thought,
-                    "answer": one.rollout.said.answer,
-                    "reward": one.reward.total,
-                    "advantage": one.advantage,
-                    "why": one.reward.why,
-                }
-                for one in (ordered[-1], ordered[0])
-            ]
-    return []
-
-
-def metrics_of(file: Path) -> list[dict[str, Any]]:
-    """The step lines of a run's metrics.jsonl."""
-    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-    return [line for line in lines if line.get("kind") == "step"]

@@ -53,6 +53,33 @@ class ObjectiveSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class RolloutSettings:
+    """When rollouts are drawn, and which are worth it.
+
+    `ahead`: the batches that may be drawn before their step, each from the policy of so many updates before it; 0: draw
+    and learn take turns. `step_tokens`: most tokens of a rollout in one step; what is not over then goes on in the next
+    under the new policy; 0: all end in their step. `step_seconds`: the same by the clock (and so not repeated exactly);
+    0: no bound. `extra_waves`: how often a step may draw further groups in place of those that teach nothing (DAPO's
+    dynamic sampling). `curriculum`: tasks whose groups taught nothing lately are drawn less often.
+    """
+
+    ahead: int = 0
+    step_tokens: int = 0
+    step_seconds: float = 0.0
+    extra_waves: int = 0
+    curriculum: bool = False
+
+    def __post_init__(self) -> None:
+        least = min(self.ahead, self.step_tokens, self.step_seconds, self.extra_waves)
+        require(least >= 0, "no setting of rollouts is below 0")
+
+    @property
+    def off_policy(self) -> bool:
+        """Whether tokens may be of an older policy than the one that learns from them."""
+        return self.ahead > 0 or self.step_tokens > 0 or self.step_seconds > 0
+
+
+@dataclass(frozen=True, slots=True)
 class GrpoRecipe:
     """A GRPO run with low-rank weights.
 
@@ -75,6 +102,7 @@ class GrpoRecipe:
     minibatches: int = 1
     micro_tokens: int = 2048
     objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)
+    rollouts: RolloutSettings = field(default_factory=RolloutSettings)
     rewards: RewardSettings = field(default_factory=RewardSettings)
     dialect: str | None = None
     system: str | None = None
@@ -93,6 +121,9 @@ class GrpoRecipe:
         require(self.group_size >= 2, "group_size is at least 2: a single rollout has nothing to be compared with")
         require(1 <= self.minibatches <= self.questions, "minibatches lies between 1 and questions")
         require(self.rate > 0 and self.temperature > 0, "rate and temperature are above 0")
+        if self.rollouts.off_policy:
+            require(self.objective.importance_cap > 0, "older rollouts need importance_cap above 0")
+            require(self.temperature == 1.0, "older rollouts need temperature 1: their log-probabilities are of that")
         require(self.max_tokens >= 2 and self.micro_tokens >= 1, "max_tokens is at least 2, micro_tokens at least 1")
 
     def to_json(self) -> dict[str, Any]:

@@ -16,7 +16,8 @@ from fathom.data.typed import from_table, read_toml
 from fathom.engine.loading import load
 from fathom.rl.cold_start import from_solutions, general, general_prompts, worked, write_jsonl
 from fathom.rl.distill import distill, read_distill_recipe
-from fathom.rl.grpo import GrpoMetrics, GrpoTrainer
+from fathom.rl.grpo import GrpoTrainer
+from fathom.rl.grpo_metrics import GrpoMetrics
 from fathom.rl.grpo_recipe import Source, read_grpo_recipe
 from fathom.training.recipe import require
 from fathom.training.sft import SftTrainer

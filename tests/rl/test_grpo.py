@@ -14,11 +14,14 @@ import pytest
 import torch
 
 from fathom.data.errors import RecipeError
-from fathom.rl.grpo import POLICY, GrpoTrainer, judge_group, metrics_of
-from fathom.rl.grpo_recipe import GrpoRecipe, ObjectiveSettings, Source, read_grpo_recipe
+from fathom.rl.collector import judge_group
+from fathom.rl.grpo import GrpoTrainer
+from fathom.rl.grpo_metrics import metrics_of
+from fathom.rl.grpo_recipe import GrpoRecipe, ObjectiveSettings, RolloutSettings, Source, read_grpo_recipe
 from fathom.rl.problems import Problem
 from fathom.rl.rewards import RewardSettings, Said
 from fathom.rl.rollouts import Rollout, Sampling, generate
+from fathom.rl.samplers import POLICY
 from fathom.training.errors import DivergedError, ResumeError
 from fathom.training.recipe import CheckpointSettings
 from fathom.training.sft_recipe import LoraSettings
@@ -74,17 +77,18 @@ def test_sampler_and_trainer_agree_and_the_policy_moves(base):
 
 def test_the_same_seed_gives_the_same_rollouts_whatever_else_runs(base):
     trainer = GrpoTrainer(RECIPE, base, say=quiet)
+    trainer.sampler.set_policy(0, trainer.policy())
     problem = Problem("1+1", "2", "number")
     sampling = Sampling(max_tokens=20, adapter=POLICY)
-    alone = generate(trainer.engine, [problem], 2, sampling, seed=3)
-    among = generate(trainer.engine, [problem, *trainer.questions(0)], 2, sampling, seed=3)
+    alone = generate(trainer.sampler.engine, [problem], 2, sampling, seed=3)
+    among = generate(trainer.sampler.engine, [problem, *trainer.pools[0][:3]], 2, sampling, seed=3)
     trainer.close()
     assert [one.tokens for one in alone[0]] == [one.tokens for one in among[0]]
 
 
 def stable(run: Path) -> list[dict[str, object]]:
     """The metrics of a run without what depends on the clock."""
-    clocks = {"rollout_seconds", "training_seconds", "tokens_per_second", "cost_usd"}
+    clocks = {"rollout_seconds", "waited_seconds", "training_seconds", "tokens_per_second", "cost_usd"}
     lines = metrics_of(run / "metrics.jsonl")
     return [{key: value for key, value in line.items() if key not in clocks} for line in lines]
 
@@ -104,6 +108,125 @@ def test_resume_repeats_the_run_that_was_never_stopped(base):
     assert stable(base / "cut") == stable(base / "whole")
     for name, weight in whole.learned.weights.items():
         assert torch.equal(weight, again.learned.weights[name])
+
+
+class StoppedError(Exception):
+    """Ends a run between two checkpoints."""
+
+
+def stop_after(step: int):
+    def on_step(metrics):
+        if metrics.step == step:
+            raise StoppedError
+
+    return on_step
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        RolloutSettings(ahead=1),
+        RolloutSettings(ahead=2, step_tokens=25, extra_waves=1, curriculum=True),
+    ],
+)
+def test_a_run_that_draws_ahead_or_in_parts_goes_on_exactly(base, settings):
+    recipe = replace(RECIPE, rollouts=settings, steps=4)
+    whole = GrpoTrainer(replace(recipe, output="whole"), base, say=quiet)
+    whole.run()
+    whole.close()
+    cut = GrpoTrainer(replace(recipe, output="cut"), base, say=quiet)
+    with pytest.raises(StoppedError):
+        cut.run(stop_after(2))
+    cut.close()
+    again = GrpoTrainer(replace(recipe, output="cut"), base, resume=True, say=quiet)
+    assert again.step == 2
+    again.run()
+    again.close()
+    assert stable(base / "cut") == stable(base / "whole")
+    for name, weight in whole.learned.weights.items():
+        assert torch.equal(weight, again.learned.weights[name])
+
+
+def test_rollouts_ahead_are_of_the_policy_of_so_many_updates_before(base):
+    trainer = GrpoTrainer(replace(RECIPE, rollouts=RolloutSettings(ahead=2), steps=6), base, say=quiet)
+    ages, drifts = [], []
+    for step in range(5):
+        metrics, judged = trainer.take_step()
+        versions = {version for group in judged for one in group for version in one.rollout.versions}
+        assert versions == {max(0, step - 2)}
+        ages.append(metrics.staleness)
+        drifts.append(metrics.drift)
+        assert metrics.mismatch < 1e-3  # of the same weights only
+    trainer.close()
+    assert ages == [0, 1, 2, 2, 2]
+    assert drifts[0] == 0 < drifts[2]
+
+
+def test_unfinished_rollouts_keep_their_tokens_and_their_log_probabilities(base):
+    recipe = replace(RECIPE, rollouts=RolloutSettings(step_tokens=25), rate=0.05, questions=4, group_size=2)
+    trainer = GrpoTrainer(recipe, base, say=quiet)
+    collector, seen = trainer.collector, {}
+    trainer.sampler.set_policy(0, trainer.policy())
+    collector._fill(2)  # two groups are a part ahead of the others
+    collector._go_on(0, None)
+    mixed = 0
+    for _ in range(5):
+        metrics, judged = trainer.take_step()
+        for group in judged:
+            assert len(group) == recipe.group_size
+            for one in group:
+                mixed += len(set(one.rollout.versions)) > 1
+                begun = seen.get(one.rollout.tokens[:25])
+                if begun is not None:
+                    assert one.rollout.logprobs[:25] == begun
+        for group in collector._open:
+            for one in group.sequences:
+                assert one.over or len(one.tokens) % 25 == 0
+                seen[tuple(one.tokens[:25])] = tuple(one.logprobs[:25])
+    trainer.close()
+    assert mixed > 0
+    assert metrics.drift > 0
+    # The corrected numbers are those of the policies that drew: each part under its own weights.
+    assert all(len(one.rollout.logprobs) == len(one.rollout.tokens) for group in judged for one in group)
+
+
+def test_further_waves_replace_groups_that_teach_nothing(base):
+    plain = GrpoTrainer(replace(RECIPE, max_tokens=20), base, say=quiet)
+    waves = GrpoTrainer(
+        replace(RECIPE, max_tokens=20, rollouts=RolloutSettings(extra_waves=3), output="waves"), base, say=quiet
+    )
+    before, _ = plain.take_step()
+    after, judged = waves.take_step()
+    plain.close()
+    waves.close()
+    teaching = sum(any(one.advantage for one in group) for group in judged)
+    assert before.zero_advantage > 0, "the test needs a silent group"
+    assert after.groups > before.groups
+    assert teaching >= min(RECIPE.questions, round(before.groups * (1 - before.zero_advantage)) + 1)
+
+
+def test_a_curriculum_asks_less_of_tasks_that_teach_nothing(base):
+    lines = [{"question": f"{number}*1", "answer": f"#### {number}"} for number in range(9)]
+    (base / "products.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    sources = (Source("sums.jsonl"), Source("products.jsonl"))
+    trainer = GrpoTrainer(replace(RECIPE, sources=sources, rollouts=RolloutSettings(curriculum=True)), base, say=quiet)
+    collector = trainer.collector
+
+    def share() -> float:
+        return sum(collector.place_of(number).source == 0 for number in range(300)) / 300
+
+    assert 0.4 < share() < 0.6
+    state = collector.state()
+    collector.load_state({**state, "teaches": {"sums": 0.1, "products": 1.0}})
+    assert share() < 0.25
+    trainer.close()
+
+
+def test_older_rollouts_need_what_corrects_them():
+    with pytest.raises(RecipeError, match="temperature 1"):
+        replace(RECIPE, rollouts=RolloutSettings(ahead=1), temperature=0.7)
+    with pytest.raises(RecipeError, match="importance_cap"):
+        replace(RECIPE, rollouts=RolloutSettings(step_tokens=9), objective=ObjectiveSettings(importance_cap=0.0))
 
 
 def test_a_mismatch_above_the_bound_stops_the_run(base):
