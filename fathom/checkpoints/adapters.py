@@ -6,16 +6,17 @@ What the reader does not compute (DoRA, trained biases, saved modules, adapted e
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from fathom.checkpoints.errors import CheckpointError, MalformedFileError, SourceError, UnsupportedTypeError
-from fathom.checkpoints.safetensors_format import TYPE_NAMES, SafetensorsFile, write_safetensors
+from fathom.checkpoints.safetensors_format import SafetensorsFile, write_safetensors
 from fathom.checkpoints.writing import write_json
-from fathom.models.lora import Adapter
+from fathom.models.adapter import Adapter
+
+if TYPE_CHECKING:
+    import torch
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
@@ -33,13 +34,28 @@ _PLAIN: Mapping[str, tuple[object, ...]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
 class StoredAdapter:
-    """An adapter with what its folder says: `base` is the model it was trained on."""
+    """An adapter with what its folder says: `base` is the model it was trained on. Checked when opened; its tensors,
+    views of the mapped file, are made when they are first asked for.
+    """
 
-    adapter: Adapter
-    base: str
-    config: Mapping[str, Any]
+    def __init__(self, file: SafetensorsFile, pairs: Mapping[str, tuple[str, str]], config: Mapping[str, Any]) -> None:
+        self.config = config
+        self.base = str(config.get("base_model_name_or_path") or "")
+        self._file, self._pairs = file, pairs  # the names of both matrices, by layer
+        self._alpha, self._rank = float(config["lora_alpha"]), int(config["r"])
+
+    @cached_property
+    def adapter(self) -> Adapter:
+        """The pairs of matrices."""
+        scale = _scale(self.config, self._alpha, self._rank)
+        pairs = {}
+        for layer, (a_name, b_name) in self._pairs.items():
+            a_RI, b_OR = self._file.tensor(a_name), self._file.tensor(b_name)
+            alpha = float(_pattern(self.config, "alpha_pattern", layer, self._alpha))
+            own = _scale(self.config, alpha, a_RI.shape[0])
+            pairs[layer] = (a_RI, b_OR if own == scale else b_OR * (own / scale))
+        return Adapter(scale, pairs)
 
 
 def is_adapter(path: Path) -> bool:
@@ -48,7 +64,7 @@ def is_adapter(path: Path) -> bool:
 
 
 def read_adapter(folder: Path | str) -> StoredAdapter:
-    """Read an adapter; its tensors are views of the mapped file.
+    """Open an adapter.
 
     Raises:
         SourceError: there is none. MalformedFileError: a half pair, or sizes that contradict each other.
@@ -60,35 +76,33 @@ def read_adapter(folder: Path | str) -> StoredAdapter:
         raise SourceError(f"{folder} holds no adapter ({CONFIG} and {WEIGHTS})")
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        rank, alpha = int(config["r"]), float(config["lora_alpha"])
+        int(config["r"]), float(config["lora_alpha"])
     except (ValueError, TypeError, KeyError) as error:
         raise MalformedFileError(f"{folder / CONFIG} is not the config of a LoRA adapter: {error!r}") from error
     for key, accepted in _PLAIN.items():
         if key in config and config[key] not in accepted:
             raise UnsupportedTypeError(f"{folder}: {key} is {config[key]!r}; Fathom computes plain low-rank pairs")
     file = SafetensorsFile(folder / WEIGHTS)
-    sides: dict[str, dict[str, torch.Tensor]] = {}
+    sides: dict[str, dict[str, str]] = {}
     for name in file.entries:
         match = _NAME.fullmatch(name)
         if match is None:
             raise UnsupportedTypeError(f"{folder / WEIGHTS} holds {name}, which is no side of a low-rank pair")
-        sides.setdefault(match["layer"], {})[match["side"]] = file.tensor(name)
-    scale = _scale(config, alpha, rank)
+        sides.setdefault(match["layer"], {})[match["side"]] = name
     pairs = {}
     for layer, pair in sides.items():
-        if set(pair) != {"A", "B"} or pair["A"].dim() != 2 or pair["B"].dim() != 2:
+        shapes = {side: file.entries[name].shape for side, name in pair.items()}
+        if set(pair) != {"A", "B"} or any(len(shape) != 2 for shape in shapes.values()):
             raise MalformedFileError(f"{folder / WEIGHTS}: {layer} lacks one of its two matrices")
-        a_RI, b_OR = pair["A"], pair["B"]
-        if a_RI.shape[0] != b_OR.shape[1]:
+        if shapes["A"][0] != shapes["B"][1]:
             raise MalformedFileError(f"{folder / WEIGHTS}: the two matrices of {layer} have different ranks")
-        own = _scale(config, float(_pattern(config, "alpha_pattern", layer, alpha)), a_RI.shape[0])
-        pairs[layer] = (a_RI, b_OR if own == scale else b_OR * (own / scale))
+        pairs[layer] = (pair["A"], pair["B"])
     if not pairs:
         raise MalformedFileError(f"{folder / WEIGHTS} holds no pair")
-    return StoredAdapter(Adapter(scale, pairs), str(config.get("base_model_name_or_path") or ""), config)
+    return StoredAdapter(file, pairs, config)
 
 
-def write_adapter(folder: Path | str, adapter: Adapter, *, base: str, dtype: torch.dtype | None = None) -> None:
+def write_adapter(folder: Path | str, adapter: Adapter, *, base: str, dtype: "torch.dtype | None" = None) -> None:
     """Write an adapter for PEFT, vLLM, SGLang and ourselves; `base` is the reference of its model.
 
     Args:
@@ -98,6 +112,8 @@ def write_adapter(folder: Path | str, adapter: Adapter, *, base: str, dtype: tor
         dtype: what the numbers are rounded to; None: as they are.
 
     """
+    from fathom.checkpoints.dtypes import TYPE_NAMES
+
     folder = Path(folder)
     if not adapter.pairs:
         raise CheckpointError("an adapter without pairs changes nothing; there is nothing to write")

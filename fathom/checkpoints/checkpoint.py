@@ -3,14 +3,15 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Protocol
 
 from fathom.checkpoints.errors import NonFiniteError
 from fathom.checkpoints.mapping import Bytes
 from fathom.models.config import ModelConfig
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 # What may lie beside the weights and belongs to the model: copied by export, fetched by pull.
 SIDE_FILES = (
@@ -50,7 +51,7 @@ class StoredTensor:
     type: str
     shape: tuple[int, ...]
     data: Bytes
-    scales: Tensor | None = None
+    scales: "Tensor | None" = None
 
 
 class Checkpoint(Protocol):
@@ -86,7 +87,7 @@ class Checkpoint(Protocol):
     def info(self, name: str) -> TensorInfo:
         """Shape, type and bytes of one tensor; KeyError where there is none."""
 
-    def tensor(self, name: str, dtype: torch.dtype | None = None) -> Tensor:
+    def tensor(self, name: str, dtype: "torch.dtype | None" = None) -> "Tensor":
         """The numbers: a view of the mapped file where stored plainly, else dequantised (float32 unless told)."""
 
     def stored(self, name: str) -> StoredTensor:
@@ -105,6 +106,8 @@ def check_finite(checkpoint: Checkpoint) -> None:
         NonFiniteError: naming the first tensors that have one.
 
     """
+    import torch
+
     broken = []
     for name in checkpoint.names():
         # The sum of finite float32 numbers may overflow; of the largest magnitude nothing can.

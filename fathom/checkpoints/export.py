@@ -15,14 +15,15 @@ from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from fathom.checkpoints.checkpoint import Checkpoint
+from fathom.checkpoints.dtypes import DTYPES
 from fathom.checkpoints.errors import CheckpointError, DiskFullError, NonFiniteError
 from fathom.checkpoints.fp8 import SCALE_SUFFIX, quantise_fp8, scale_shape
 from fathom.checkpoints.gguf_checkpoint import GGUFCheckpoint
-from fathom.checkpoints.loading import ROUTER_BIAS, present_config
 from fathom.checkpoints.opening import open_checkpoint
-from fathom.checkpoints.safetensors_format import DTYPES, nbytes, write_safetensors
+from fathom.checkpoints.safetensors_format import nbytes, write_safetensors
 from fathom.checkpoints.saving import Layout, plain_config, plan_shards, write_index
 from fathom.checkpoints.sources import resolve
+from fathom.checkpoints.tensor_names import ROUTER_BIAS, present_config
 from fathom.checkpoints.writing import PART_SUFFIX, sha256_of, write_atomically, write_json
 from fathom.models.config import Fp8Quantization, ModelConfig
 

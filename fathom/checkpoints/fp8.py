@@ -5,22 +5,16 @@ last block of a side may be partial. The value is weight * scale_inv (README_WEI
 scale"). From V3.1 on, scales are powers of two (UE8M0), stored as float32 or as F8_E8M0.
 """
 
-import math
-
 import torch
 from torch import Tensor
 
 from fathom.checkpoints.errors import MismatchError
+from fathom.checkpoints.fp8_layout import BLOCK as BLOCK
+from fathom.checkpoints.fp8_layout import SCALE_SUFFIX as SCALE_SUFFIX
+from fathom.checkpoints.fp8_layout import scale_shape as scale_shape
 
-BLOCK = 128
-SCALE_SUFFIX = "_scale_inv"
 _LARGEST = 448.0  # the largest finite E4M3 number
 _STRIP_ROWS = 8 * BLOCK
-
-
-def scale_shape(rows: int, columns: int, block: tuple[int, int] = (BLOCK, BLOCK)) -> tuple[int, int]:
-    """Shape of the scales of a [rows, columns] weight."""
-    return math.ceil(rows / block[0]), math.ceil(columns / block[1])
 
 
 def dequantise_fp8(

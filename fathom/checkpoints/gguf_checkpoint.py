@@ -3,18 +3,21 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from fathom.checkpoints.checkpoint import SIDE_FILES, StoredTensor, TensorInfo
 from fathom.checkpoints.errors import InvalidConfigError, MalformedFileError, MismatchError, SourceError
 from fathom.checkpoints.gguf_config import read_config
 from fathom.checkpoints.gguf_format import GGUFFile, GGUFTensor
 from fathom.checkpoints.gguf_names import Place, places
-from fathom.checkpoints.gguf_types import BY_NAME, dequantise
+from fathom.checkpoints.gguf_types import BY_NAME, Floats, numbers_of
 from fathom.checkpoints.mapping import Bytes
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 SPLIT_NAME = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 _MAX_PARTS = 4096
@@ -52,7 +55,7 @@ class GGUFCheckpoint:
         tensor = self._tensors["rope_freqs.weight"]
         if tensor.type != "F32" or len(tensor.shape) != 1 or tensor.shape[0] > 4096:
             raise MismatchError(f"{self.path}: rope_freqs.weight is not a short list of float32 numbers")
-        return [float(value) for value in self._dequantised("rope_freqs.weight", None)]
+        return [float(value) for value in self._numbers("rope_freqs.weight")]
 
     def names(self) -> list[str]:
         """Every tensor's Hugging Face name, one per expert."""
@@ -70,11 +73,16 @@ class GGUFCheckpoint:
             return TensorInfo(tensor.shape[1:], tensor.type, size // tensor.shape[0])
         return TensorInfo(tensor.shape, tensor.type, size)
 
-    def tensor(self, name: str, dtype: torch.dtype | None = None) -> Tensor:
+    def tensor(self, name: str, dtype: "torch.dtype | None" = None) -> "Tensor":
         """The numbers, in Hugging Face's row order; float32 for quantised types unless told otherwise."""
+        import torch
+
+        from fathom.checkpoints.gguf_tensors import PLAIN_DTYPES, dequantise
+
         place = self._places[name]
         if place.value_name is not None:
-            return self._merged(place, dtype)
+            kind = self._tensors[place.name].type
+            return torch.from_numpy(self._merged(place)).to(dtype or PLAIN_DTYPES.get(kind, torch.float32))
         stored = self.stored(name)
         return dequantise(stored.type, stored.data, stored.shape, dtype)
 
@@ -85,8 +93,8 @@ class GGUFCheckpoint:
         """
         place = self._places[name]
         if place.value_name is not None:
-            merged = self._merged(place, torch.float32).contiguous()
-            return StoredTensor("F32", tuple(merged.shape), merged.view(torch.uint8).numpy())
+            merged = self._merged(place)
+            return StoredTensor("F32", merged.shape, merged.view(np.uint8))
         tensor = self._tensors[place.name]
         data, shape = self._files[place.name].stored(place.name), tensor.shape
         if place.expert is not None:
@@ -122,16 +130,13 @@ class GGUFCheckpoint:
             )
         return key[0] * (key[2] + value[1]), key[1]
 
-    def _merged(self, place: Place, dtype: torch.dtype | None) -> Tensor:
-        shape = self._merged_shape(place)
-        key_HRK = self._dequantised(place.name, dtype)
-        value_HVR = self._dequantised(place.value_name or "", dtype)
-        merged = torch.cat([key_HRK.transpose(1, 2), value_HVR.to(key_HRK.dtype)], dim=1)
-        return merged.reshape(shape)
+    def _merged(self, place: Place) -> Floats:
+        key_HRK, value_HVR = self._numbers(place.name), self._numbers(place.value_name or "")
+        return np.concatenate([key_HRK.swapaxes(1, 2), value_HVR], axis=1).reshape(self._merged_shape(place))
 
-    def _dequantised(self, name: str, dtype: torch.dtype | None) -> Tensor:
+    def _numbers(self, name: str) -> Floats:
         tensor = self._tensors[name]
-        return dequantise(tensor.type, self._files[name].stored(name), tensor.shape, dtype)
+        return numbers_of(tensor.type, self._files[name].stored(name), tensor.shape)
 
 
 def _as_rows(data: Bytes, shape: tuple[int, ...], type_name: str) -> Bytes:

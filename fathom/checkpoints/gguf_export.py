@@ -23,9 +23,9 @@ from fathom.checkpoints.gguf_config import llama3_table
 from fathom.checkpoints.gguf_names import BLOCK_NAMES, EXPERT_NAMES, GLOBAL_NAMES
 from fathom.checkpoints.gguf_quantise import encode
 from fathom.checkpoints.gguf_types import BLOCK_TYPES, BY_NAME
-from fathom.checkpoints.loading import ROUTER_BIAS
 from fathom.checkpoints.opening import open_checkpoint
 from fathom.checkpoints.sources import resolve
+from fathom.checkpoints.tensor_names import ROUTER_BIAS
 from fathom.checkpoints.writing import write_atomically
 from fathom.models.config import ModelConfig
 

@@ -4,7 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fathom.checkpoints.gguf_types import PLAIN_DTYPES, Floats
+from fathom.checkpoints.gguf_tensors import PLAIN_DTYPES
+from fathom.checkpoints.gguf_types import Floats
 from fathom.checkpoints.mapping import Bytes
 
 

@@ -5,13 +5,12 @@ the layouts, ggml-quants.c for the arithmetic). Every function here takes blocks
 float32 [n, weights]; the order of the float operations is llama.cpp's, so results are equal to the last bit.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from fathom.checkpoints.errors import UnsupportedTypeError
 from fathom.checkpoints.mapping import Bytes
@@ -57,8 +56,6 @@ UNREAD_TYPES: dict[int, str] = {
     23: "IQ4_XS", 24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64", 29: "IQ1_M", 34: "TQ1_0", 35: "TQ2_0",
     39: "MXFP4", 40: "NVFP4", 41: "Q1_0",
 }  # fmt: skip
-
-PLAIN_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 def _half(blocks: Bytes, at: int) -> Floats:
@@ -204,33 +201,32 @@ DEQUANTISERS: dict[str, Callable[[Bytes], Floats]] = {
 }
 
 
-def dequantise(type_name: str, data: Bytes, shape: tuple[int, ...], dtype: torch.dtype | None = None) -> Tensor:
-    """The numbers of a stored tensor.
+def numbers_of(type_name: str, data: Bytes, shape: tuple[int, ...]) -> Floats:
+    """The numbers of a stored tensor, float32 [shape]; `data` are its bytes in row order, uint8, of any shape.
 
-    Args:
-        type_name: a GGUF type, as `BlockType.name`.
-        data: its bytes in row order, uint8, any shape.
-        shape: logical shape; the last axis is the one cut into blocks.
-        dtype: wanted dtype; by default the stored one for plain types and float32 for quantised ones.
-
-    Returns:
-        Tensor [shape]; a view of `data` where type and dtype are the same plain one.
+    Raises:
+        UnsupportedTypeError: there is no such GGUF type, or it is not read.
 
     """
-    flat = data.reshape(-1)
-    if type_name in PLAIN_DTYPES:
-        stored = PLAIN_DTYPES[type_name]
-        if flat.ctypes.data % stored.itemsize:
-            flat = flat.copy()
-        tensor = torch.from_numpy(flat).view(stored).view(shape)
-        return tensor if dtype is None else tensor.to(dtype)
+    flat = np.ascontiguousarray(data).reshape(-1)
+    if type_name == "BF16":
+        return (flat.view("<u2").astype(np.uint32) << np.uint32(16)).view(np.float32).reshape(shape)
+    if type_name in ("F32", "F16"):
+        return flat.view("<f4" if type_name == "F32" else "<f2").astype(np.float32).reshape(shape)
+    result = np.empty(math.prod(shape), dtype=np.float32)
+    for start, numbers in pieces(type_name, flat):
+        result[start : start + numbers.size] = numbers.reshape(-1)
+    return result.reshape(shape)
+
+
+def pieces(type_name: str, flat: Bytes) -> Iterator[tuple[int, Floats]]:
+    """The numbers of a quantised tensor, some blocks at a time, each with the index of its first."""
     if type_name not in DEQUANTISERS:
         raise UnsupportedTypeError(f"the tensor type {type_name} is not supported yet")
     block, function = BY_NAME[type_name], DEQUANTISERS[type_name]
     blocks = flat.reshape(-1, block.bytes)
-    result = torch.empty(len(blocks), block.weights, dtype=dtype or torch.float32)
     step = max(1, _CHUNK_WEIGHTS // block.weights)
-    with np.errstate(all="ignore"):  # infinite scales in a broken file give NaN, which `check` reports
-        for start in range(0, len(blocks), step):
-            result[start : start + step] = torch.from_numpy(function(blocks[start : start + step]))
-    return result.view(shape)
+    for start in range(0, len(blocks), step):
+        with np.errstate(all="ignore"):  # infinite scales in a broken file give NaN, which `check` reports
+            numbers = function(blocks[start : start + step])
+        yield start * block.weights, numbers

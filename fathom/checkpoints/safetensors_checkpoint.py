@@ -4,10 +4,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from fathom.checkpoints.checkpoint import SIDE_FILES, StoredTensor, TensorInfo, listed
 from fathom.checkpoints.errors import (
@@ -18,10 +15,14 @@ from fathom.checkpoints.errors import (
     SourceError,
     UnsafePathError,
 )
-from fathom.checkpoints.fp8 import BLOCK, SCALE_SUFFIX, dequantise_fp8, scale_shape
+from fathom.checkpoints.fp8_layout import BLOCK, SCALE_SUFFIX, scale_shape
 from fathom.checkpoints.safetensors_format import Entry, SafetensorsFile
 from fathom.models.checks import ConfigError
 from fathom.models.config import ModelConfig
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -59,10 +60,14 @@ class SafetensorsCheckpoint:
         size = entry.stop - entry.start + (scales.stop - scales.start if scales else 0)
         return TensorInfo(entry.shape, entry.type, size)
 
-    def tensor(self, name: str, dtype: torch.dtype | None = None) -> Tensor:
+    def tensor(self, name: str, dtype: "torch.dtype | None" = None) -> "Tensor":
         """The numbers; FP8 weights times their scales, in float32 unless another dtype is wanted."""
         stored = self._shards[name].tensor(name)
         if self._is_fp8(name):
+            import torch
+
+            from fathom.checkpoints.fp8 import dequantise_fp8
+
             return dequantise_fp8(stored, self._scale(name), dtype or torch.float32, self._block)
         return stored if dtype is None else stored.to(dtype)
 
@@ -90,7 +95,7 @@ class SafetensorsCheckpoint:
         quantization = self.config.quantization_config
         return quantization.weight_block_size if quantization else (BLOCK, BLOCK)
 
-    def _scale(self, name: str) -> Tensor:
+    def _scale(self, name: str) -> "Tensor":
         shape = self._entry(name).shape
         if name + SCALE_SUFFIX not in self._scales:
             raise MismatchError(f"{self.path}: the FP8 tensor {name} has no scales ({name + SCALE_SUFFIX} is missing)")

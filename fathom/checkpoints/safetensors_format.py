@@ -11,36 +11,21 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NoReturn
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from fathom.checkpoints.errors import MalformedFileError, UnsupportedTypeError
 from fathom.checkpoints.mapping import Bytes, map_file, release
 from fathom.checkpoints.writing import write_atomically
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 MAX_HEADER_BYTES = 100_000_000  # the limit of the reference implementation
 
-DTYPES: dict[str, torch.dtype] = {
-    "BOOL": torch.bool,
-    "U8": torch.uint8,
-    "I8": torch.int8,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-    "F8_E8M0": torch.float8_e8m0fnu,
-    "I16": torch.int16,
-    "U16": torch.uint16,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I32": torch.int32,
-    "U32": torch.uint32,
-    "F32": torch.float32,
-    "I64": torch.int64,
-    "U64": torch.uint64,
-    "F64": torch.float64,
-}
-TYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+ITEM_BYTES: dict[str, int] = {
+    "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1,
+    "I16": 2, "U16": 2, "F16": 2, "BF16": 2, "I32": 4, "U32": 4, "F32": 4, "I64": 8, "U64": 8, "F64": 8,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +40,7 @@ class Entry:
 
 def nbytes(type_name: str, shape: Iterable[int]) -> int:
     """Bytes of a tensor of this safetensors dtype and shape."""
-    return math.prod(shape) * DTYPES[type_name].itemsize
+    return math.prod(shape) * ITEM_BYTES[type_name]
 
 
 class SafetensorsFile:
@@ -75,8 +60,12 @@ class SafetensorsFile:
         """Give the pages read so far back to the system."""
         release(self._data)
 
-    def tensor(self, name: str) -> Tensor:
+    def tensor(self, name: str) -> "Tensor":
         """One tensor as a view of the map (a copy where the file does not align it)."""
+        import torch
+
+        from fathom.checkpoints.dtypes import DTYPES
+
         entry = self.entries[name]
         dtype = DTYPES[entry.type]
         data = self.stored(name)
@@ -154,7 +143,7 @@ def _entry(name: str, value: Any, data_start: int, path: Path) -> Entry:
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
     if not isinstance(dtype, str):
         fail(f"the dtype of {name!r} is not a string")
-    if dtype not in DTYPES:
+    if dtype not in ITEM_BYTES:
         raise UnsupportedTypeError(f"{path}: tensor {name!r} has the dtype {dtype!r}, which is not supported")
     if not _naturals(shape) or len(shape) > 16:
         fail(f"the shape of {name!r} is not a short list of sizes")
@@ -196,8 +185,10 @@ def header_bytes(layout: Mapping[str, tuple[str, tuple[int, ...]]], metadata: Ma
     return len(text).to_bytes(8, "little") + text
 
 
-def tensor_bytes(tensor: Tensor) -> memoryview:
+def tensor_bytes(tensor: "Tensor") -> memoryview:
     """The bytes of a tensor in row order, without a copy where it is contiguous and on the CPU."""
+    import torch
+
     flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
     return flat.numpy().data
 
@@ -205,7 +196,7 @@ def tensor_bytes(tensor: Tensor) -> memoryview:
 def write_safetensors(
     path: Path,
     layout: Mapping[str, tuple[str, tuple[int, ...]]],
-    tensors: Iterator[Tensor],
+    tensors: "Iterator[Tensor]",
     metadata: Mapping[str, str] | None = None,
 ) -> str:
     """Write one file atomically, taking one tensor at a time (peak memory: the largest tensor).
@@ -220,6 +211,7 @@ def write_safetensors(
         The file's sha256, in hex.
 
     """
+    from fathom.checkpoints.dtypes import TYPE_NAMES
 
     def parts() -> Iterator[bytes | memoryview]:
         yield header_bytes(layout, metadata or {"format": "pt"})

@@ -7,10 +7,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from fathom.checkpoints.dtypes import DTYPES, TYPE_NAMES
 from fathom.checkpoints.errors import CheckpointError
-from fathom.checkpoints.loading import parts_of
 from fathom.checkpoints.safetensors_checkpoint import INDEX, SINGLE
-from fathom.checkpoints.safetensors_format import DTYPES, TYPE_NAMES, nbytes, write_safetensors
+from fathom.checkpoints.safetensors_format import nbytes, write_safetensors
+from fathom.checkpoints.tensor_names import parts_of
 from fathom.checkpoints.writing import write_json
 from fathom.models.config import ModelConfig
 from fathom.models.transformer import Transformer

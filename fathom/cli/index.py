@@ -1,7 +1,6 @@
 """`fathom index`: the own documents that Search looks through."""
 
 import argparse
-import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -74,6 +73,8 @@ def _add(index: "Index", place: str, arguments: argparse.Namespace) -> int:
         word_vectors()
     with Extractor() as extractor:
         if _is_url(place):
+            import asyncio
+
             report = asyncio.run(add_url(index, place, extractor, allow_private=arguments.allow_private))
         else:
             report = add_path(index, Path(place), extractor)

@@ -1,6 +1,5 @@
 """Search for the commands that answer: what is set up, and an answer with its sources on the terminal."""
 
-import asyncio
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +46,8 @@ def search_service(settings: Settings) -> "SearchService":
 
 def find(search: "SearchService", engine: "Engine", messages: "Sequence[Message]") -> "Found":
     """Search for the last message, with its steps and notes on stderr."""
+    import asyncio
+
     found = asyncio.run(search.find(engine, messages, lambda step: note(str(step))))
     for one in found.notes:
         note(str(one))

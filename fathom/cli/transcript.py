@@ -4,16 +4,16 @@ import dataclasses
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fathom.cli.errors import CommandError
 from fathom.cli.terminal import is_plain
 from fathom.engine.request import EngineEvent, Finished
-from fathom.server.deepseek.accounts import usage_json
-from fathom.server.searched import Cited
-from fathom.server.searching import Found
-from fathom.server.sources import annotations, found_json
 from fathom.text import Answer, Thought, ToolCallArguments, ToolCallStart
+
+if TYPE_CHECKING:  # the server's parts cost an answer without a search half a second
+    from fathom.server.searched import Cited
+    from fathom.server.searching import Found
 
 _DIM, _RESET = "\033[2m", "\033[0m"
 
@@ -26,10 +26,10 @@ class Reply:
     reasoning_content: str = ""
     calls: list[dict[str, str]] = field(default_factory=list)
     finished: Finished | None = None
-    found: Found | None = None
-    cited: Cited | None = None
+    found: "Found | None" = None
+    cited: "Cited | None" = None
 
-    def add(self, event: EngineEvent | Cited) -> None:
+    def add(self, event: "EngineEvent | Cited") -> None:
         """Take one more event in."""
         match event:
             case Thought(text):
@@ -40,13 +40,15 @@ class Reply:
                 self.calls.append({"id": call_id, "name": name, "arguments": ""})
             case ToolCallArguments(index, text):
                 self.calls[index]["arguments"] += text
-            case Cited():
-                self.cited = event
             case Finished():
                 self.finished = event
+            case _ if self.found is not None:
+                from fathom.server.searched import Cited
+
+                self.cited = event if isinstance(event, Cited) else self.cited
 
 
-def show(events: Iterable[EngineEvent | Cited], reply: Reply) -> None:
+def show(events: "Iterable[EngineEvent | Cited]", reply: Reply) -> None:
     """Print events as they come and gather them in `reply`. Thoughts go to stderr when stdout is not a terminal."""
     thoughts = sys.stderr if is_plain(sys.stdout) else sys.stdout
     coloured = not is_plain(thoughts)
@@ -71,6 +73,9 @@ def show(events: Iterable[EngineEvent | Cited], reply: Reply) -> None:
 
 def report(reply: Reply) -> dict[str, Any]:
     """The object of --json: the message, DeepSeek's usage, and the engine's times."""
+    from fathom.server.deepseek.accounts import usage_json
+    from fathom.server.sources import annotations, found_json
+
     finished = _ended(reply)
     facts: dict[str, Any] = {
         "content": reply.content,

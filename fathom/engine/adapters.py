@@ -12,7 +12,7 @@ from itertools import count
 
 from fathom.engine.errors import InvalidRequestError
 from fathom.engine.runner import Runner
-from fathom.models.lora import Adapter
+from fathom.models.adapter import Adapter
 
 Shapes = Mapping[str, tuple[int, int]]
 

@@ -6,6 +6,7 @@ parser of the answer says that its place has come (after the thought, or inside 
 
 import base64
 import json
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -14,9 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from fathom.engine.arrays import Logits, arrays_of
 from fathom.text import Grammar, GrammarError, StreamParser, Tokenizer
 from fathom.text.worker_process import WorkerProcess, WorkerProcessError
 
@@ -192,8 +192,8 @@ class ConstraintState:
         self.engaged = True
 
 
-def apply_constraints(logits_BV: Tensor, states: Mapping[int, ConstraintState]) -> None:
+def apply_constraints(logits_BV: Logits, states: Mapping[int, ConstraintState]) -> None:
     """Rule out, in place, what may not follow; `states` maps rows to engaged states."""
+    host = arrays_of(logits_BV).host
     for row, state in states.items():
-        forbidden_V = torch.from_numpy(state.allowed() == 0).to(logits_BV.device)
-        logits_BV[row].masked_fill_(forbidden_V, -torch.inf)
+        logits_BV[row, host(state.allowed() == 0)] = -math.inf

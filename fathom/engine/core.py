@@ -11,11 +11,9 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from itertools import islice
 
-import torch
-from torch import Tensor
-
 from fathom.engine.active import ActiveRequest
 from fathom.engine.adapters import AdapterTable
+from fathom.engine.arrays import Logits, arrays_of
 from fathom.engine.disk_tier import DiskTier
 from fathom.engine.errors import EngineClosedError, EngineError, QueueFull
 from fathom.engine.page_store import PageStore
@@ -29,7 +27,7 @@ from fathom.engine.speculation import SpeculationMode
 from fathom.engine.speculator import Speculator
 from fathom.engine.stats import Counts, EngineLimits, Load
 from fathom.engine.step_cost import StepCost
-from fathom.models.lora import Adapter
+from fathom.models.adapter import Adapter
 
 log = logging.getLogger("fathom.engine")
 
@@ -190,9 +188,8 @@ class EngineCore:
 
     def _run(self) -> None:
         try:
-            with torch.inference_mode():
-                while self._go_on():
-                    pass
+            while self._go_on():
+                pass
         except Exception as error:
             log.exception("the engine cannot go on")
             self._failure = _describe(error)
@@ -372,14 +369,14 @@ class EngineCore:
             self._failure = f"the last {self._failed_in_a_row} steps failed: {_describe(error)}"
 
 
-def _check_rows(logits_BV: Tensor, rows: int) -> None:
+def _check_rows(logits_BV: Logits, rows: int) -> None:
     if len(logits_BV) != rows:
         raise EngineError(f"the runner returned {len(logits_BV)} rows of logits for {rows} that were asked for")
 
 
-def _without_scored(logits_BV: Tensor, steps: Sequence[SequenceStep], scoring: Mapping[int, PromptScores]) -> Tensor:
+def _without_scored(logits_BV: Logits, steps: Sequence[SequenceStep], scoring: Mapping[int, PromptScores]) -> Logits:
     """Hand the rows behind a prompt's tokens to those who asked for them; the rest, from which tokens are chosen."""
-    kept: list[Tensor] = []
+    kept: list[Logits] = []
     at = 0
     for index, step in enumerate(steps):
         rows_TV = logits_BV[at : at + len(step.tokens) - step.logits_from]
@@ -389,7 +386,7 @@ def _without_scored(logits_BV: Tensor, steps: Sequence[SequenceStep], scoring: M
             scored = scores.rows(step.start, len(step.tokens))
             scores.observe(step.start, rows_TV[:scored])
         kept.append(rows_TV[scored:])
-    return torch.cat(kept)
+    return arrays_of(logits_BV).joined(kept)
 
 
 def _run_task(task: Callable[[], None], done: "Future[None]") -> None:

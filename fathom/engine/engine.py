@@ -1,6 +1,7 @@
 """The engine's face: requests from conversations or plain prompts, as events, as streams, or whole."""
 
 import atexit
+import threading
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -19,8 +20,8 @@ from fathom.engine.sampling import SamplingParams
 from fathom.engine.speculation import SpeculationMode
 from fathom.engine.stats import EngineLimits, EngineStats
 from fathom.engine.thinking import Thinker
+from fathom.models.adapter import Adapter
 from fathom.models.config import ModelConfig
-from fathom.models.lora import Adapter
 from fathom.text import ChatTemplate, Grammar, Message, PlainParser, Prompt, StreamParser, Tokenizer, Tool
 
 BEGIN_OF_THOUGHT, END_OF_THOUGHT = "<think>", "</think>"
@@ -96,10 +97,9 @@ class Engine:
         self._policy = dict(policy or {})
         self._grammars = Grammars(tokenizer, runner.vocab_size)
         self._thinker = thinker if thinker is not None and self.template.thinks else None
+        self._loading_thinker = threading.Lock()
         self._core = EngineCore(runner, self._limits, model_name, speculation, store)
         atexit.register(self.close)  # a daemon thread inside native code must not outlive the interpreter
-        if self._thinker is not None:
-            self.add_adapter(self._thinker.name, self._thinker.adapter)
 
     @property
     def thought_bound(self) -> int | None:
@@ -169,7 +169,8 @@ class Engine:
     @property
     def adapters(self) -> tuple[str, ...]:
         """Names of the adapters that requests may ask for."""
-        return self._core.adapters
+        loaded = self._core.adapters
+        return loaded if self._thinker is None or self._thinker.name in loaded else (*loaded, self._thinker.name)
 
     def add_adapter(self, name: str, adapter: Adapter) -> None:
         """Load a low-rank adapter beside the base model; `Request.adapter` chooses it.
@@ -265,10 +266,18 @@ class Engine:
     ) -> None:
         self.close()
 
+    def _load_thinker(self, thinker: Thinker) -> None:
+        """Load its adapter for the first request that needs it: many never do, and reading one imports PyTorch."""
+        with self._loading_thinker:
+            if thinker.name not in self._core.adapters:
+                self._core.put_adapter(thinker.name, thinker.stored.adapter)
+
     def _accept(self, request: Request, on_event: OnEvent) -> ActiveRequest:
         self._check_prompt(request.prompt.ids)
         if self._thinker is not None:
             request = self._thinker.take(request, self.defaults, self.max_tokens - len(request.prompt.ids))
+            if request.adapter == self._thinker.name:
+                self._load_thinker(self._thinker)
         ids, params = request.prompt.ids, request.params
         beyond = [token for token in params.logit_bias if not 0 <= token < self.runner.vocab_size]
         if beyond:

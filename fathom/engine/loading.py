@@ -7,21 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import torch
-
-from fathom.checkpoints import Checkpoint, home, load_model, open_checkpoint, resolve
+from fathom.checkpoints import Checkpoint, home, open_checkpoint, resolve
 from fathom.engine import policy
 from fathom.engine.defaults import read_defaults
 from fathom.engine.engine import Engine
 from fathom.engine.errors import InvalidRequestError
 from fathom.engine.native_runner import NativeRunner
 from fathom.engine.page_store import PageStore
+from fathom.engine.pages import bytes_per_page
 from fathom.engine.policy import Choice
 from fathom.engine.runner import PagingRunner, Runner
 from fathom.engine.speculation import MODES, SpeculationMode
 from fathom.engine.stats import EngineLimits
 from fathom.engine.thinking import find_thinker
-from fathom.engine.torch_runner import TorchRunner, bytes_per_page
 from fathom.text import ChatTemplate, MissingTemplate, TemplateError, Tokenizer, chat_template
 
 log = logging.getLogger("fathom.engine")
@@ -169,7 +167,7 @@ def name_of(ref: str | Path) -> str:
     return path.resolve().name.removesuffix(".gguf") if path.exists() else str(ref)
 
 
-def _make_runner(checkpoint: Checkpoint, wishes: Wishes, device: torch.device) -> tuple[Runner, dict[str, Choice]]:
+def _make_runner(checkpoint: Checkpoint, wishes: Wishes, device: str) -> tuple[Runner, dict[str, Choice]]:
     why_not = _why_not_native(checkpoint, wishes, device)
     if why_not is None:
         return _native(checkpoint, wishes, device)
@@ -179,23 +177,23 @@ def _make_runner(checkpoint: Checkpoint, wishes: Wishes, device: torch.device) -
     return made, {"runner": Choice(made.name, why_not), **choices}
 
 
-def _why_not_native(checkpoint: Checkpoint, wishes: Wishes, device: torch.device) -> str | None:
+def _why_not_native(checkpoint: Checkpoint, wishes: Wishes, device: str) -> str | None:
     if wishes.runner == "torch":
         return "asked for"
-    if device.type != "cpu":
-        return f"the native kernels run on the CPU, not on {device.type}"
+    if device != "cpu":
+        return f"the native kernels run on the CPU, not on {device}"
     if wishes.dtype != "auto":
         return f"{wishes.dtype} was asked for, and the native kernels have formats of their own"
     return NativeRunner.supports(checkpoint)
 
 
-def _native(checkpoint: Checkpoint, wishes: Wishes, device: torch.device) -> tuple[Runner, dict[str, Choice]]:
+def _native(checkpoint: Checkpoint, wishes: Wishes, device: str) -> tuple[Runner, dict[str, Choice]]:
     threads, thread_choice = policy.choose_threads(wishes.threads)
     weights = sum(checkpoint.info(name).bytes for name in checkpoint.names())
     context = _context(checkpoint, wishes)
     n_pages, cache_choice = policy.choose_pages(
         wishes.cache_bytes,
-        bytes_per_page=bytes_per_page(checkpoint.config, torch.bfloat16),
+        bytes_per_page=bytes_per_page(checkpoint.config, policy.DTYPES["bfloat16"]),
         max_context=context,
         max_running=wishes.limits.max_running,
         free_bytes=max(0, policy.free_memory(device) - weights),
@@ -208,15 +206,20 @@ def _native(checkpoint: Checkpoint, wishes: Wishes, device: torch.device) -> tup
     return made, {"runner": runner_choice, "threads": thread_choice, "cache": cache_choice}
 
 
-def _torch(checkpoint: Checkpoint, wishes: Wishes, device: torch.device) -> tuple[Runner, dict[str, Choice]]:
+def _torch(checkpoint: Checkpoint, wishes: Wishes, device: str) -> tuple[Runner, dict[str, Choice]]:
+    import torch
+
+    from fathom.checkpoints import load_model
+    from fathom.engine.torch_runner import TorchRunner
+
     dtype, dtype_choice = policy.choose_dtype(wishes.dtype, device)
     threads, thread_choice = policy.choose_threads(wishes.threads)
     torch.set_num_threads(threads)
-    model = load_model(checkpoint, dtype=dtype, device=device)
+    model = load_model(checkpoint, dtype=getattr(torch, dtype), device=device)
     context = _context(checkpoint, wishes)
     n_pages, cache_choice = policy.choose_pages(
         wishes.cache_bytes,
-        bytes_per_page=bytes_per_page(checkpoint.config, dtype),
+        bytes_per_page=bytes_per_page(checkpoint.config, policy.DTYPES[dtype]),
         max_context=context,
         max_running=wishes.limits.max_running,
         free_bytes=policy.free_memory(device),

@@ -2,6 +2,7 @@
 
 import math
 import os
+import sys
 from pathlib import Path
 
 _CPU = Path("/sys/devices/system/cpu")
@@ -57,3 +58,10 @@ def _read(path: Path) -> str:
         return path.read_text()
     except OSError:
         return ""
+
+
+def may_have_cuda() -> bool:
+    """False where a CUDA (or ROCm) driver is certainly missing, which is cheaper to know than asking PyTorch."""
+    if sys.platform != "linux":
+        return True
+    return any(Path(node).exists() for node in ("/dev/nvidiactl", "/proc/driver/nvidia", "/dev/dxg", "/dev/kfd"))

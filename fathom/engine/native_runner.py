@@ -4,23 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from fathom.checkpoints.checkpoint import Checkpoint
-from fathom.checkpoints.loading import check_names, present_config
+from fathom.checkpoints.gguf_types import numbers_of
+from fathom.checkpoints.tensor_names import check_names, present_config
 from fathom.engine.adapters import check_adapter
 from fathom.engine.machine import physical_cores
 from fathom.engine.runner import Continuation, SequenceStep
 from fathom.kernels.cpu.build import CompilerError
 from fathom.kernels.cpu.library import Config, load
-from fathom.kernels.cpu.model import TYPES, Bytes, Matrix, NativeModel, Vector
-from fathom.models import rotary
+from fathom.kernels.cpu.model import TYPES, Bytes, Floats, Matrix, NativeModel, Vector
+from fathom.models import frequencies
+from fathom.models.adapter import Adapter
 from fathom.models.config import ModelConfig
-from fathom.models.lora import Adapter
-from fathom.models.transformer import Transformer
+from fathom.models.shapes import parameter_shapes
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _LATENT_NORM_EPSILON = 1e-6  # whatever rms_norm_eps says: see fathom.models.attention
 _GROUP_SCORES = {"deepseek_v2": 1, "deepseek_v3": 2}  # the best expert, the sum of the best two
@@ -54,7 +57,6 @@ _VECTORS = {
     "hnorm.weight": Vector.HIDDEN_NORM,
     "shared_head.norm.weight": Vector.HEAD_NORM,
 }
-_ADAPTER_TYPES = {torch.bfloat16: "BF16", torch.float32: "F32"}
 _EXPERTS = {"gate_proj": Matrix.EXPERT_GATE, "up_proj": Matrix.EXPERT_UP, "down_proj": Matrix.EXPERT_DOWN}
 
 
@@ -73,12 +75,12 @@ class NativeRunner:
         n_pages: int,
         max_context: int | None = None,
         threads: int | None = None,
-        adapter_dtype: torch.dtype = torch.bfloat16,
+        adapter_type: Literal["BF16", "F32"] = "BF16",
     ) -> None:
         """Copies the weights; the cache takes memory only where it is used.
 
         `max_context` defaults to what the model was trained for, bounded by the cache; `threads` to the physical cores
-        this process may use; adapters are kept in `adapter_dtype`, bfloat16 or float32. Raises `MismatchError` where
+        this process may use; adapters are kept in `adapter_type`. Raises `MismatchError` where
         tensors are missing, unused or of another shape, and
         ValueError for what `supports` refuses.
         """
@@ -98,11 +100,10 @@ class NativeRunner:
         self.name = f"native-{self._model.variant}"
         self.page_format = f"{self._model.build} {self.bytes_per_page}"
         _Loader(self._model, checkpoint, config).load()
-        cosine, sine = rotary.cos_sin(config, torch.arange(self.max_context))
-        self._model.set_rotary(cosine.numpy(), sine.numpy())
+        self._model.set_rotary(*frequencies.tables(config, self.max_context))
         self._model.check()
         self._config = config
-        self._adapter_dtype = adapter_dtype
+        self._adapter_type = adapter_type
         self._adaptable = _adaptable(checkpoint)
         self._adapters: dict[int, dict[str, int]] = {}  # ranks by weight
 
@@ -126,11 +127,11 @@ class NativeRunner:
             return str(error)
         return None
 
-    def step(self, sequences: Sequence[SequenceStep]) -> Tensor:
+    def step(self, sequences: Sequence[SequenceStep]) -> Floats:
         """Logits [rows, V], float32."""
         rows = sum(len(part.tokens) - part.logits_from for part in sequences)
-        logits = torch.empty(rows, self.vocab_size, dtype=torch.float32)
-        self._model.step(sequences, logits.numpy())
+        logits = np.empty((rows, self.vocab_size), dtype=np.float32)
+        self._model.step(sequences, logits)
         self._last_steps = sequences
         return logits
 
@@ -162,14 +163,14 @@ class NativeRunner:
         if self._adapters.get(number, ranks) != ranks:
             self._model.drop_adapter(number)
         self._adapters[number] = ranks
-        kind = _ADAPTER_TYPES[self._adapter_dtype]
         for name, (down, up) in adapter.pairs.items():
             layer, part = _layer_and_part(name)
             role = _MATRICES[part]
             down_bytes, up_bytes = self._adapter_bytes(down), self._adapter_bytes(up)
             if self._config.is_latent and role in (Matrix.QUERY, Matrix.LATENT):
                 up_bytes = _halves(self._config, role, up_bytes)
-            self._model.set_adapter(number, role, layer, kind, adapter.scale, down_bytes, up_bytes, len(down))
+            pair = (down_bytes, up_bytes, len(down))
+            self._model.set_adapter(number, role, layer, self._adapter_type, adapter.scale, *pair)
 
     def drop_adapter(self, number: int) -> None:
         """See Runner."""
@@ -177,8 +178,10 @@ class NativeRunner:
         self._model.drop_adapter(number)
 
     def _adapter_bytes(self, matrix: Tensor) -> Bytes:
-        plain = matrix.detach().to("cpu", self._adapter_dtype).contiguous()
-        return plain.view(torch.uint8).numpy()
+        import torch
+
+        dtype = torch.bfloat16 if self._adapter_type == "BF16" else torch.float32
+        return matrix.detach().to("cpu", dtype).contiguous().view(torch.uint8).numpy()
 
     def read_page(self, page: int) -> bytes:
         """See PagingRunner."""
@@ -211,9 +214,7 @@ def _adaptable(checkpoint: Checkpoint) -> dict[str, tuple[int, int]]:
 def _check_tensors(checkpoint: Checkpoint) -> None:
     """Nothing missing, nothing unknown: as `load_model` checks it."""
     config = present_config(checkpoint.config, checkpoint.names())
-    with torch.device("meta"):
-        expected = {name: tuple(tensor.shape) for name, tensor in Transformer(config).state_dict().items()}
-    check_names(checkpoint, config, expected)
+    check_names(checkpoint, config, parameter_shapes(config))
 
 
 def _native_config(config: ModelConfig, max_context: int, n_pages: int, threads: int) -> Config:
@@ -231,7 +232,7 @@ def _native_config(config: ModelConfig, max_context: int, n_pages: int, threads:
         threads=threads,
         norm_epsilon=config.rms_norm_eps,
         latent_norm_epsilon=_LATENT_NORM_EPSILON,
-        attention_scale=rotary.softmax_scale(config),
+        attention_scale=frequencies.softmax_scale(config),
         **(_latent_sizes(config) if config.is_latent else {}),
         **(_expert_settings(config) if config.n_routed_experts else {}),
     )
@@ -305,28 +306,30 @@ class _Loader:
         """kv_b: its value half as stored; its key half transposed, which no quantised type survives, as numbers."""
         config, stored = self.config, self.checkpoint.stored(name)
         heads, plain, rank = config.num_attention_heads, config.qk_nope_head_dim, config.kv_lora_rank
-        exact = torch.bfloat16 if stored.type == "BF16" else torch.float32
-        numbers = self.checkpoint.tensor(name, exact).view(heads, -1, rank)[:, :plain].transpose(1, 2).contiguous()
+        exact = "BF16" if stored.type == "BF16" else "F32"
+        numbers = np.ascontiguousarray(stored.data).view("<u2") if exact == "BF16" else self._numbers(name)
+        keys = np.ascontiguousarray(numbers.reshape(heads, -1, rank)[:, :plain].swapaxes(1, 2)).view(np.uint8)
         rows = stored.data.reshape(heads, -1, stored.data.shape[-1])
         for head in range(heads):
-            keys = numbers[head].view(torch.uint8).numpy()
-            type_ = "BF16" if exact is torch.bfloat16 else "F32"
-            self.model.set_matrix(Matrix.KEY_UP, layer, type_, (rank, plain), keys, part=head)
+            self.model.set_matrix(Matrix.KEY_UP, layer, exact, (rank, plain), keys[head], part=head)
             shape = (config.v_head_dim, rank)
             self.model.set_matrix(Matrix.VALUE_UP, layer, stored.type, shape, rows[head, plain:], part=head)
 
     def _experts(self, layer: int, router: str, prefix: str) -> None:
         """The router in float32, whatever it is stored as, because near ties decide which experts run."""
-        scores = self.checkpoint.tensor(router, torch.float32).contiguous()
-        shape = (scores.shape[0], scores.shape[1])
-        self.model.set_matrix(Matrix.ROUTER, layer, "F32", shape, scores.view(torch.uint8).numpy())
+        scores = self._numbers(router)
+        self.model.set_matrix(Matrix.ROUTER, layer, "F32", _two(scores.shape), scores.view(np.uint8))
         for part, role in _EXPERTS.items():
             for expert in range(self.config.n_routed_experts):
                 stored = self.checkpoint.stored(f"{prefix}{expert}.{part}.weight")
                 self.model.set_matrix(role, layer, stored.type, _two(stored.shape), stored.data, part=expert)
 
     def _vector(self, role: Vector, layer: int, name: str) -> None:
-        self.model.set_vector(role, layer, self.checkpoint.tensor(name, torch.float32).numpy())
+        self.model.set_vector(role, layer, self._numbers(name))
+
+    def _numbers(self, name: str) -> Floats:
+        stored = self.checkpoint.stored(name)
+        return numbers_of(stored.type, stored.data, stored.shape)
 
 
 def _halves(config: ModelConfig, role: Matrix, rows: Bytes) -> Bytes:

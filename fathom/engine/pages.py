@@ -11,8 +11,15 @@ from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 
+from fathom.models.config import ModelConfig
+
 PAGE_TOKENS = 64
 Digest = bytes
+
+
+def bytes_per_page(config: ModelConfig, element_bytes: int, page_tokens: int = PAGE_TOKENS) -> int:
+    """Bytes of cache that one page of all layers takes, those of the prediction modules among them."""
+    return config.num_cache_layers * config.cache_width * element_bytes * page_tokens
 
 
 def chain_digest(parent: Digest, tokens: Sequence[int]) -> Digest:

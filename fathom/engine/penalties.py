@@ -5,9 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Self
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from fathom.engine.arrays import Array, Logits, arrays_of
 from fathom.engine.sampling import SamplingParams
 
 
@@ -15,7 +14,7 @@ class Occurrences:
     """The distinct tokens of one sequence and how often each was generated, in arrays that grow in place."""
 
     def __init__(self, prompt: Sequence[int]) -> None:
-        known = np.unique(np.asarray(prompt, dtype=np.int64))
+        known = np.array(sorted(set(prompt)), dtype=np.int64)
         self._size = len(known)
         self._tokens = np.concatenate([known, np.zeros(64, dtype=np.int64)])
         self._counts = np.zeros(len(self._tokens), dtype=np.float32)
@@ -50,33 +49,34 @@ class Occurrences:
         return self._counts[: self._size]
 
 
-def apply_bias(logits_BV: Tensor, biases: Mapping[int, Mapping[int, float]]) -> None:
+def apply_bias(logits_BV: Logits, biases: Mapping[int, Mapping[int, float]]) -> None:
     """Add each row's logit bias in place; `biases` maps a row to token id -> bias."""
     sites = [(row, token, bias) for row, of_row in biases.items() for token, bias in of_row.items()]
     rows, tokens, values = zip(*sites, strict=True)
-    where = (torch.tensor(rows, device=logits_BV.device), torch.tensor(tokens, device=logits_BV.device))
-    logits_BV[where] += torch.tensor(values, dtype=logits_BV.dtype, device=logits_BV.device)
+    host = arrays_of(logits_BV).host
+    logits_BV[host(np.array(rows)), host(np.array(tokens))] += host(np.array(values, dtype=np.float32))
 
 
-def apply_penalties(logits_BV: Tensor, rows: Mapping[int, tuple[SamplingParams, Occurrences]]) -> None:
+def apply_penalties(logits_BV: Logits, rows: Mapping[int, tuple[SamplingParams, Occurrences]]) -> None:
     """Apply repetition, presence and frequency penalties in place, touching only tokens that occurred.
 
     Repetition: CTRL (arXiv 1909.05858, section 4.1, sign-aware as everywhere since); over prompt and output.
     Presence and frequency: OpenAI's formula, over the output only.
     """
+    arrays = arrays_of(logits_BV)
     lengths = [len(seen.tokens) for _, seen in rows.values()]
 
-    def per_site(values: list[float]) -> Tensor:
-        return torch.from_numpy(np.repeat(np.asarray(values, dtype=np.float32), lengths)).to(logits_BV.device)
+    def per_site(values: list[float]) -> Array:
+        return arrays.host(np.repeat(np.asarray(values, dtype=np.float32), lengths))
 
-    site_rows = torch.from_numpy(np.repeat(np.asarray(list(rows), dtype=np.int64), lengths)).to(logits_BV.device)
-    site_tokens = torch.from_numpy(np.concatenate([seen.tokens for _, seen in rows.values()])).to(logits_BV.device)
-    counts = torch.from_numpy(np.concatenate([seen.counts for _, seen in rows.values()])).to(logits_BV.device)
+    site_rows = arrays.host(np.repeat(np.asarray(list(rows), dtype=np.int64), lengths))
+    site_tokens = arrays.host(np.concatenate([seen.tokens for _, seen in rows.values()]))
+    counts = arrays.host(np.concatenate([seen.counts for _, seen in rows.values()]))
     repetition = per_site([params.repetition_penalty for params, _ in rows.values()])
     presence = per_site([params.presence_penalty for params, _ in rows.values()])
     frequency = per_site([params.frequency_penalty for params, _ in rows.values()])
 
     values = logits_BV[site_rows, site_tokens]
-    values = torch.where(values > 0, values / repetition, values * repetition)
+    values = arrays.where(values > 0, values / repetition, values * repetition)
     values -= frequency * counts + presence * (counts > 0)
     logits_BV[site_rows, site_tokens] = values

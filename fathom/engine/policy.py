@@ -12,14 +12,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
-
 from fathom.engine.errors import InvalidRequestError
-from fathom.engine.machine import available_memory, cpu_flags, physical_cores
+from fathom.engine.machine import available_memory, cpu_flags, may_have_cuda, physical_cores
 from fathom.engine.pages import PAGE_TOKENS
 from fathom.engine.stats import EngineLimits
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = {"float32": 4, "bfloat16": 2, "float16": 2}  # names and bytes
 CPU_SHARE, CPU_SHARE_AT_MOST, CUDA_SHARE = 0.125, 0.5, 0.85
 NATIVE_BFLOAT16 = ("amx_bf16", "avx512_bf16", "bf16")
 
@@ -35,30 +33,40 @@ class Choice:
         return f"{self.value} ({self.why})"
 
 
-def choose_device(asked: str) -> tuple[torch.device, Choice]:
-    """The device for "auto", "cpu", "cuda" or "cuda:1"."""
+def choose_device(asked: str) -> tuple[str, Choice]:
+    """The device for "auto", "cpu", "cuda" or "cuda:1". PyTorch is asked only where it may know another."""
+    if asked == "cpu":
+        return asked, Choice(asked, "asked for")
+    if asked == "auto" and not may_have_cuda():
+        return "cpu", Choice("cpu", "there is no CUDA device")
+    import torch
+
     if asked != "auto":
-        device = torch.device(asked)
-        if device.type == "cuda" and not torch.cuda.is_available():
+        if is_cuda(asked) and not torch.cuda.is_available():
             raise InvalidRequestError("device cuda was asked for, but PyTorch finds no CUDA here; use cpu or auto")
-        return device, Choice(asked, "asked for")
+        return str(torch.device(asked)), Choice(asked, "asked for")
     if torch.cuda.is_available():
-        return torch.device("cuda"), Choice("cuda", torch.cuda.get_device_name())
-    return torch.device("cpu"), Choice("cpu", "PyTorch finds no CUDA device")
+        return "cuda", Choice("cuda", torch.cuda.get_device_name())
+    return "cpu", Choice("cpu", "PyTorch finds no CUDA device")
 
 
-def choose_dtype(asked: str, device: torch.device) -> tuple[torch.dtype, Choice]:
-    """The number format of weights, activations and cache for "auto" or a name in DTYPES."""
+def is_cuda(device: str) -> bool:
+    """Whether this is the name of a CUDA device."""
+    return device.partition(":")[0] == "cuda"
+
+
+def choose_dtype(asked: str, device: str) -> tuple[str, Choice]:
+    """The name in DTYPES of the number format of weights, activations and cache, for "auto" or one of them."""
     if asked != "auto":
         if asked not in DTYPES:
             raise InvalidRequestError(f"dtype {asked!r} is not known; use auto, {', '.join(DTYPES)}")
-        return DTYPES[asked], Choice(asked, "asked for")
-    if device.type == "cuda":
-        return torch.bfloat16, Choice("bfloat16", "CUDA")
+        return asked, Choice(asked, "asked for")
+    if is_cuda(device):
+        return "bfloat16", Choice("bfloat16", "CUDA")
     native = [flag for flag in NATIVE_BFLOAT16 if flag in cpu_flags()]
     if native:
-        return torch.bfloat16, Choice("bfloat16", f"this CPU has {native[0]}")
-    return torch.float32, Choice("float32", "this CPU has no instructions for bfloat16")
+        return "bfloat16", Choice("bfloat16", f"this CPU has {native[0]}")
+    return "float32", Choice("float32", "this CPU has no instructions for bfloat16")
 
 
 def choose_threads(asked: int | None) -> tuple[int, Choice]:
@@ -71,9 +79,9 @@ def choose_threads(asked: int | None) -> tuple[int, Choice]:
     return cores, Choice(str(cores), "physical cores available to this process")
 
 
-def choose_limits(device: torch.device) -> EngineLimits:
+def choose_limits(device: str) -> EngineLimits:
     """Bounds of step and batch."""
-    if device.type == "cuda":
+    if is_cuda(device):
         return EngineLimits(max_step_tokens=2048, max_running=256)
     return EngineLimits()
 
@@ -85,13 +93,13 @@ def choose_pages(
     max_context: int,
     max_running: int,
     free_bytes: int,
-    device: torch.device,
+    device: str,
 ) -> tuple[int, Choice]:
     """Pages of cache, from bytes that were asked for or from a share of the free memory."""
     pages_per_context = -(-max_context // PAGE_TOKENS)
     if asked_bytes is not None:
         budget, why = asked_bytes, "asked for"
-    elif device.type == "cuda":
+    elif is_cuda(device):
         budget, why = int(free_bytes * CUDA_SHARE), f"{CUDA_SHARE:.0%} of the device's free memory"
     else:
         one_context = min(pages_per_context * bytes_per_page, int(free_bytes * CPU_SHARE_AT_MOST))
@@ -107,9 +115,11 @@ def choose_pages(
     return n_pages, Choice(f"{_size(n_pages * bytes_per_page)} for {tokens} tokens", why)
 
 
-def free_memory(device: torch.device) -> int:
+def free_memory(device: str) -> int:
     """Bytes that can still be allocated on a device."""
-    if device.type == "cuda":
+    if is_cuda(device):
+        import torch
+
         free: int = torch.cuda.mem_get_info(device)[0]
         return free
     return available_memory()

@@ -2,8 +2,7 @@
 
 from collections.abc import Sequence
 
-from torch import Tensor
-
+from fathom.engine.arrays import Logits, arrays_of
 from fathom.engine.sampler import TokenChoice
 
 
@@ -19,16 +18,16 @@ class PromptScores:
         """How many tokens of a chunk, from its first, are followed by a token of the prompt."""
         return max(0, min(start + count, len(self._tokens) - 1) - start)
 
-    def observe(self, start: int, logits_TV: Tensor) -> None:
+    def observe(self, start: int, logits_TV: Logits) -> None:
         """Note the logits after the prompt's tokens `start`, `start + 1` and so on. A chunk may come twice."""
         del self.choices[start:]
         if not len(logits_TV):
             return
-        logprobs_TV = logits_TV.float().log_softmax(dim=-1)
+        arrays = arrays_of(logits_TV)
+        logprobs_TV = arrays.log_softmax(logits_TV)
         following = self._tokens[start + 1 : start + 1 + len(logits_TV)]
         own = [logprobs_TV[row, token].item() for row, token in enumerate(following)]
-        top = logprobs_TV.topk(self._alternatives, dim=-1)
-        values, tokens = top.values.tolist(), top.indices.tolist()
+        values, tokens = (found.tolist() for found in arrays.top(logprobs_TV, self._alternatives))
         self.choices += [
             TokenChoice(token, own[row], tuple(zip(tokens[row], values[row], strict=True)))
             for row, token in enumerate(following)

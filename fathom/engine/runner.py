@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from torch import Tensor
-
-from fathom.models.lora import Adapter
+from fathom.engine.arrays import Logits
+from fathom.models.adapter import Adapter
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +64,11 @@ class Runner(Protocol):
     max_context: int
     vocab_size: int
 
-    def step(self, sequences: Sequence[SequenceStep]) -> Tensor:
-        """Run the step and return logits [rows, V] float32, in order; the caller may overwrite them."""
+    def step(self, sequences: Sequence[SequenceStep]) -> Logits:
+        """Run the step and return logits [rows, V] float32, in order: a numpy array, or a tensor on a device.
+
+        The caller may overwrite them.
+        """
         ...
 
     def set_adapter(self, number: int, adapter: Adapter) -> None:

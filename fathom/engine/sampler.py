@@ -1,4 +1,4 @@
-"""Choose one token per row of logits: vectorised over the batch, on the logits' device.
+"""Choose one token per row of logits: vectorised over the batch, where the logits lie (`fathom.engine.arrays`).
 
 Randomness is one uniform number per token from the request's own generator, turned into a token by inverting the
 cumulative distribution. So a seeded request samples the same tokens whatever its neighbours do, and nothing of the
@@ -14,9 +14,9 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
+import numpy as np
 
+from fathom.engine.arrays import Array, HostArrays, Logits, TensorArrays, arrays_of
 from fathom.engine.constraint import ConstraintState, apply_constraints
 from fathom.engine.penalties import Occurrences, apply_bias, apply_penalties
 from fathom.engine.sampling import SamplingParams
@@ -97,7 +97,8 @@ class SamplingState:
         return states
 
 
-def sample(logits_BV: Tensor, states: Sequence[SamplingState]) -> list[TokenChoice | None]:
+@np.errstate(all="ignore")  # rows that are not finite are dealt with at the end
+def sample(logits_BV: Logits, states: Sequence[SamplingState]) -> list[TokenChoice | None]:
     """Choose a token for each row.
 
     Args:
@@ -109,22 +110,22 @@ def sample(logits_BV: Tensor, states: Sequence[SamplingState]) -> list[TokenChoi
         constraint has failed (its `failure` says why).
 
     """
-    best = logits_BV.max(dim=-1)
+    arrays = arrays_of(logits_BV)
+    best_B, tokens_B = arrays.best(logits_BV)
     params = [state.params for state in states]
     asked = [row for row, p in enumerate(params) if p.logprobs is not None]
-    logprobs_AV = logits_BV[asked].log_softmax(dim=-1) if asked else None
-    tokens_B = best.indices
+    logprobs_AV = arrays.log_softmax(logits_BV[asked]) if asked else None
     constrained = {
         row: s.constraint for row, s in enumerate(states) if s.constraint is not None and s.constraint.engaged
     }
     if constrained or any(p.changes_logits for p in params) or any(state.banned for state in states):
         _change(logits_BV, states)
         apply_constraints(logits_BV, constrained)
-        tokens_B = logits_BV.argmax(dim=-1)
+        tokens_B = logits_BV.argmax(-1)
     random_rows = [row for row, p in enumerate(params) if not p.greedy]
     if random_rows:
         tokens_B = _draw(logits_BV, tokens_B, states, random_rows)
-    tokens = tokens_B.masked_fill(~best.values.isfinite(), -1).tolist()
+    tokens = arrays.where(arrays.finite(best_B), tokens_B, -1).tolist()
     for row, constraint in constrained.items():
         if constraint.failure is not None:
             tokens[row] = -1
@@ -133,7 +134,7 @@ def sample(logits_BV: Tensor, states: Sequence[SamplingState]) -> list[TokenChoi
     return _with_logprobs(tokens, params, asked, logprobs_AV)
 
 
-def _change(logits_BV: Tensor, states: Sequence[SamplingState]) -> None:
+def _change(logits_BV: Logits, states: Sequence[SamplingState]) -> None:
     biases = {row: state.params.logit_bias for row, state in enumerate(states) if state.params.logit_bias}
     if biases:
         apply_bias(logits_BV, biases)
@@ -145,35 +146,36 @@ def _change(logits_BV: Tensor, states: Sequence[SamplingState]) -> None:
             logits_BV[row, list(state.banned)] = -math.inf
 
 
-def _draw(logits_BV: Tensor, tokens_B: Tensor, states: Sequence[SamplingState], rows: list[int]) -> Tensor:
+def _draw(logits_BV: Logits, tokens_B: Array, states: Sequence[SamplingState], rows: list[int]) -> Array:
     """`tokens_B` with a random token in each of the given rows."""
-    tokens_B = tokens_B.clone()
+    arrays = arrays_of(logits_BV)
+    tokens_B = arrays.copy(tokens_B)
     filtered = [row for row in rows if states[row].params.top_k or states[row].params.top_p < 1.0]
     plain = [row for row in rows if not (states[row].params.top_k or states[row].params.top_p < 1.0)]
     for chosen, draw in ((plain, draw_from_all), (filtered, draw_from_best)):
         if chosen:
             rows_of = logits_BV if len(chosen) == len(states) else logits_BV[chosen]
-            tokens_B[chosen] = draw(rows_of, _Filter.of([states[row] for row in chosen], logits_BV.device))
+            tokens_B[chosen] = draw(rows_of, _Filter.of([states[row] for row in chosen], arrays))
     return tokens_B
 
 
 @dataclass(frozen=True, slots=True)
 class _Filter:
-    """Sampling parameters of several rows as tensors [B]."""
+    """Sampling parameters of several rows [B]; float64 where compared with running sums."""
 
-    temperature: Tensor
-    top_k: Tensor
-    top_p: Tensor
-    min_p: Tensor
-    uniform: Tensor  # float64 in [0, 1)
+    temperature: Array  # float32
+    top_k: Array
+    top_p: Array
+    min_p: Array
+    uniform: Array  # in [0, 1)
 
     @classmethod
-    def of(cls, states: Sequence[SamplingState], device: torch.device) -> "_Filter":
+    def of(cls, states: Sequence[SamplingState], arrays: HostArrays | TensorArrays) -> "_Filter":
         columns = [(s.params.temperature, s.params.top_k, s.params.top_p, s.params.min_p, s.uniform()) for s in states]
-        table = torch.tensor(columns, dtype=torch.float64).to(device)  # one transfer
-        return cls(table[:, 0].float(), table[:, 1].long(), table[:, 2], table[:, 3], table[:, 4])
+        table = arrays.host(np.array(columns, dtype=np.float64))  # one transfer
+        return cls(arrays.single(table[:, 0]), *(table[:, column] for column in range(1, 5)))
 
-    def rows(self, which_B: Tensor) -> "_Filter":
+    def rows(self, which_B: Array) -> "_Filter":
         return _Filter(
             self.temperature[which_B],
             self.top_k[which_B],
@@ -183,73 +185,76 @@ class _Filter:
         )
 
 
-def _weights(logits_BX: Tensor, maxima_B: Tensor, temperature_B: Tensor) -> Tensor:
+def _weights(logits_BX: Logits, maxima_B: Array, temperature_B: Array) -> Array:
     """Probabilities up to a factor: 1 for the most probable token."""
-    return logits_BX.sub(maxima_B[:, None]).div_(temperature_B[:, None]).exp_()
+    weights_BX = logits_BX - maxima_B[:, None]
+    weights_BX /= temperature_B[:, None]
+    return arrays_of(logits_BX).exp(weights_BX)
 
 
-def draw_from_all(logits_BV: Tensor, filters: _Filter) -> Tensor:
+def draw_from_all(logits_BV: Logits, filters: _Filter) -> Array:
     """One token per row from the whole distribution, after min-p: first a block of the vocabulary, then within it."""
-    weights_BV = _weights(logits_BV, logits_BV.amax(dim=-1), filters.temperature)
+    arrays = arrays_of(logits_BV)
+    weights_BV = _weights(logits_BV, arrays.largest(logits_BV), filters.temperature)
     if bool((filters.min_p > 0).any()):
-        weights_BV.masked_fill_(weights_BV < filters.min_p[:, None].float(), 0.0)
+        weights_BV[weights_BV < arrays.single(filters.min_p)[:, None]] = 0.0
     if weights_BV.shape[1] % BLOCK:
-        weights_BV = torch.nn.functional.pad(weights_BV, (0, -weights_BV.shape[1] % BLOCK))
-    blocks_BMX = weights_BV.view(len(weights_BV), -1, BLOCK)
-    sums_BM = blocks_BMX.sum(dim=-1).double()
-    ends_BM = sums_BM.cumsum(dim=-1)
+        weights_BV = arrays.padded(weights_BV, -weights_BV.shape[1] % BLOCK)
+    blocks_BMX = weights_BV.reshape(len(weights_BV), -1, BLOCK)
+    sums_BM = arrays.double(blocks_BMX.sum(-1))
+    ends_BM = sums_BM.cumsum(-1)
     target_B = filters.uniform * ends_BM[:, -1]
     block_B = _invert(ends_BM, target_B)
-    rows = torch.arange(len(weights_BV), device=weights_BV.device)
+    rows = arrays.host(np.arange(len(weights_BV)))
     # Where in the block, as a share of it: robust to the sum and the running sum rounding differently.
     share_B = (target_B - (ends_BM - sums_BM)[rows, block_B]) / sums_BM[rows, block_B]
-    inner_BX = blocks_BMX[rows, block_B].double().cumsum(dim=-1)
-    inner_B = _invert(inner_BX, share_B.clamp(0.0, 1.0 - 1e-12) * inner_BX[:, -1])
+    inner_BX = arrays.double(blocks_BMX[rows, block_B]).cumsum(-1)
+    inner_B = _invert(inner_BX, share_B.clip(0.0, 1.0 - 1e-12) * inner_BX[:, -1])
     return block_B * BLOCK + inner_B
 
 
-def draw_from_best(logits_BV: Tensor, filters: _Filter, n_candidates: int = N_CANDIDATES) -> Tensor:
+def draw_from_best(logits_BV: Logits, filters: _Filter, n_candidates: int = N_CANDIDATES) -> Array:
     """One token per row after top-k, top-p and min-p, from the `n_candidates` most probable where those suffice."""
+    arrays = arrays_of(logits_BV)
     vocabulary = logits_BV.shape[1]
     n_candidates = min(n_candidates, vocabulary)
-    best_BK, tokens_BK = logits_BV.topk(n_candidates, dim=-1)
-    weights_BK = _weights(best_BK, best_BK[:, 0], filters.temperature).double()
-    ends_BK = weights_BK.cumsum(dim=-1)
-    limit_B = torch.where(filters.top_k > 0, filters.top_k, vocabulary)
-    mass_B = ends_BK.gather(1, (limit_B.clamp(max=n_candidates) - 1)[:, None])[:, 0]  # what top-p is a share of
+    best_BK, tokens_BK = arrays.top(logits_BV, n_candidates)
+    weights_BK = arrays.double(_weights(best_BK, best_BK[:, 0], filters.temperature))
+    ends_BK = weights_BK.cumsum(-1)
+    rows, ranks_K = (arrays.host(np.arange(size)) for size in weights_BK.shape)
+    limit_B = arrays.where(filters.top_k > 0, filters.top_k, float(vocabulary))
+    last_B = limit_B.clip(None, n_candidates) - 1
+    mass_B = (ends_BK * (ranks_K == last_B[:, None])).sum(-1)  # what top-p is a share of
     short_B = limit_B > n_candidates
     if bool(short_B.any()):
         rest_BV = _weights(logits_BV[short_B], best_BK[short_B, 0], filters.temperature[short_B])
-        mass_B[short_B] = rest_BV.sum(dim=-1).double()  # exact for top-k off; rows with a large top-k are redone below
+        mass_B[short_B] = arrays.double(rest_BV.sum(-1))  # exact for top-k off; large top-k are redone below
         short_B &= (ends_BK[:, -1] < filters.top_p * mass_B) | (filters.top_k > n_candidates)
-    rank_K = torch.arange(n_candidates, device=logits_BV.device)
-    kept_BK = (rank_K < limit_B[:, None]) & (ends_BK - weights_BK < (filters.top_p * mass_B)[:, None])
+    kept_BK = (ranks_K < limit_B[:, None]) & (ends_BK - weights_BK < (filters.top_p * mass_B)[:, None])
     kept_BK &= weights_BK >= filters.min_p[:, None]
-    last_B = kept_BK.sum(dim=-1).clamp(min=1) - 1  # each condition holds for a prefix of the ranks
-    target_B = filters.uniform * ends_BK.gather(1, last_B[:, None])[:, 0]
-    rank_B = torch.minimum(_invert(ends_BK, target_B), last_B)
-    chosen_B = tokens_BK.gather(1, rank_B[:, None])[:, 0]
+    last_B = kept_BK.sum(-1).clip(1, None) - 1  # each condition holds for a prefix of the ranks
+    target_B = filters.uniform * ends_BK[rows, last_B]
+    rank_B = _invert(ends_BK, target_B)
+    chosen_B = tokens_BK[rows, arrays.where(rank_B < last_B, rank_B, last_B)]
     if n_candidates < vocabulary and bool(short_B.any()):
         more = n_candidates * MORE_CANDIDATES
         chosen_B[short_B] = draw_from_best(logits_BV[short_B], filters.rows(short_B), more)
     return chosen_B
 
 
-def _invert(ends_BX: Tensor, target_B: Tensor) -> Tensor:
+def _invert(ends_BX: Array, target_B: Array) -> Array:
     """First index per row whose running sum exceeds the target."""
-    index_B = torch.searchsorted(ends_BX, target_B[:, None], right=True)[:, 0]
-    return index_B.clamp(max=ends_BX.shape[1] - 1)
+    return (ends_BX <= target_B[:, None]).sum(-1).clip(None, ends_BX.shape[1] - 1)
 
 
 def _with_logprobs(
-    tokens: list[int], params: list[SamplingParams], asked: list[int], logprobs_AV: Tensor
+    tokens: list[int], params: list[SamplingParams], asked: list[int], logprobs_AV: Array
 ) -> list[TokenChoice | None]:
     choices = [None if token < 0 else TokenChoice(token) for token in tokens]
     n_top = max(params[row].logprobs or 0 for row in asked)
-    top = logprobs_AV.topk(n_top, dim=-1)
-    top_values, top_tokens = top.values.tolist(), top.indices.tolist()
-    chosen_A = torch.tensor([max(tokens[row], 0) for row in asked], device=logprobs_AV.device)
-    chosen = logprobs_AV.gather(1, chosen_A[:, None])[:, 0].tolist()
+    values_AK, tokens_AK = arrays_of(logprobs_AV).top(logprobs_AV, n_top)
+    top_values, top_tokens = values_AK.tolist(), tokens_AK.tolist()
+    chosen = logprobs_AV[list(range(len(asked))), [max(tokens[row], 0) for row in asked]].tolist()
     for index, row in enumerate(asked):
         if choices[row] is not None:
             n = params[row].logprobs or 0

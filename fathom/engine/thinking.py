@@ -10,11 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fathom.checkpoints import Checkpoint, CheckpointError, home, resolve
-from fathom.checkpoints.adapters import is_adapter, read_adapter
+from fathom.checkpoints.adapters import StoredAdapter, is_adapter, read_adapter
 from fathom.checkpoints.sources import DEFAULT_REF, released
 from fathom.engine.defaults import GenerationDefaults
 from fathom.engine.request import Request
-from fathom.models.lora import Adapter
 from fathom.text import ChatTemplate
 from fathom.text.templates.chatml import ChatML
 
@@ -31,7 +30,7 @@ class Thinker:
     """
 
     name: str
-    adapter: Adapter
+    stored: StoredAdapter
     folder: Path
     max_thought_tokens: int = 512
 
@@ -74,7 +73,7 @@ def find_thinker(checkpoint: Checkpoint) -> Thinker | None:
             log.warning("%s=%s holds no adapter; the model answers without thoughts", _VARIABLE, stated)
         return None
     try:
-        return Thinker(NAME if not stated else folder.name, read_adapter(folder).adapter, folder)
+        return Thinker(NAME if not stated else folder.name, read_adapter(folder), folder)
     except CheckpointError as error:
         log.warning("%s; the model answers without thoughts", error)
         return None

@@ -10,16 +10,11 @@ from torch import Tensor, nn
 
 from fathom.engine.adapters import check_adapter
 from fathom.engine.paged_cache import PagedCache
-from fathom.engine.pages import PAGE_TOKENS
+from fathom.engine.pages import PAGE_TOKENS, bytes_per_page
 from fathom.engine.runner import Continuation, SequenceStep
-from fathom.models.config import ModelConfig
-from fathom.models.lora import TARGETS, Adapter, linear_layers
+from fathom.models.adapter import TARGETS, Adapter
+from fathom.models.lora import linear_layers
 from fathom.models.transformer import Transformer
-
-
-def bytes_per_page(config: ModelConfig, dtype: torch.dtype, page_tokens: int = PAGE_TOKENS) -> int:
-    """Bytes of cache that one page of all layers takes, those of the prediction modules among them."""
-    return config.num_cache_layers * config.cache_width * dtype.itemsize * page_tokens
 
 
 class TorchRunner:
@@ -39,7 +34,7 @@ class TorchRunner:
         self.page_tokens = page_tokens
         self.n_pages = n_pages
         self.page_format = f"{self.name} {page_tokens}"
-        self.bytes_per_page = bytes_per_page(model.config, weight.dtype, page_tokens)
+        self.bytes_per_page = bytes_per_page(model.config, weight.dtype.itemsize, page_tokens)
         self.max_context = max_context
         self.vocab_size = model.config.vocab_size
         self.max_draft = len(model.mtp)
@@ -50,7 +45,7 @@ class TorchRunner:
         self._adapters: dict[int, Adapter] = {}
         self._cache: PagedCache | None = PagedCache(model.config, n_pages, page_tokens, weight.dtype, weight.device)
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference_mode: the sampler changes these logits, in place, after the call
     def step(self, sequences: Sequence[SequenceStep]) -> Tensor:
         """See Runner."""
         if self._model is None or self._cache is None:

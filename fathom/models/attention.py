@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fathom.kernels.attention import attend, attend_shared, attend_shared_paged
-from fathom.models import rotary
+from fathom.models import frequencies, rotary
 from fathom.models.cache import Group, KeyValueCache
 from fathom.models.config import ModelConfig
 from fathom.models.layers import Linear, RMSNorm
@@ -28,7 +28,7 @@ class GroupedQueryAttention(nn.Module):
         super().__init__()
         self.layer = layer
         self.heads, self.groups, self.size = config.num_attention_heads, config.num_key_value_heads, config.head_dim
-        self.scale = rotary.softmax_scale(config)
+        self.scale = frequencies.softmax_scale(config)
         hidden, bias = config.hidden_size, config.attention_bias
         self.q_proj = Linear(hidden, self.heads * self.size, bias=bias)
         self.k_proj = Linear(hidden, self.groups * self.size, bias=bias)
@@ -68,7 +68,7 @@ class LatentAttention(nn.Module):
         self.heads = config.num_attention_heads
         self.rank, self.rope = config.kv_lora_rank, config.qk_rope_head_dim
         self.nope, self.width = config.qk_nope_head_dim, config.v_head_dim
-        self.scale = rotary.softmax_scale(config)
+        self.scale = frequencies.softmax_scale(config)
         hidden = config.hidden_size
         if config.q_lora_rank is None:
             self.q_proj = Linear(hidden, self.heads * config.qk_head_dim, bias=False)

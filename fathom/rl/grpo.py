@@ -24,7 +24,7 @@ from fathom.engine import Engine
 from fathom.engine.defaults import read_defaults
 from fathom.engine.loading import load, read_template, read_tokenizer
 from fathom.engine.policy import choose_device, choose_limits
-from fathom.models.lora import Adapter
+from fathom.models.adapter import Adapter
 from fathom.rl.collector import Collected, Collector, Judged, Voice
 from fathom.rl.diagnosis import diagnose
 from fathom.rl.grpo_metrics import GrpoMetrics, Outcome, side_by_side, summed_up

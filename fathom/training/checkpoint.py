@@ -16,7 +16,8 @@ from typing import Any
 from torch import Tensor
 
 from fathom.checkpoints import save_model
-from fathom.checkpoints.safetensors_format import TYPE_NAMES, SafetensorsFile, write_safetensors
+from fathom.checkpoints.dtypes import TYPE_NAMES
+from fathom.checkpoints.safetensors_format import SafetensorsFile, write_safetensors
 from fathom.checkpoints.writing import sync_folder, write_json
 from fathom.models.transformer import Transformer
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fathom.data.typed import from_table, read_toml
-from fathom.models.lora import TARGETS
+from fathom.models.adapter import TARGETS
 from fathom.training.recipe import AnomalySettings, CheckpointSettings, OptimizerSettings, require
 
 

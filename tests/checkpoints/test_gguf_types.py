@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fathom.checkpoints.errors import UnsupportedTypeError
-from fathom.checkpoints.gguf_types import BLOCK_TYPES, BY_NAME, DEQUANTISERS, PLAIN_DTYPES, UNREAD_TYPES, dequantise
+from fathom.checkpoints.gguf_tensors import PLAIN_DTYPES, dequantise
+from fathom.checkpoints.gguf_types import BLOCK_TYPES, BY_NAME, DEQUANTISERS, UNREAD_TYPES, numbers_of
 
 IN_PACKAGE = [name for name in DEQUANTISERS if name != "Q8_K"]
 
@@ -90,3 +91,13 @@ def test_plain_types_are_views_and_survive_misalignment(name):
 def test_an_unread_type_is_named():
     with pytest.raises(UnsupportedTypeError, match="IQ4_XS"):
         dequantise("IQ4_XS", np.zeros(136, np.uint8), (256,))
+
+
+@pytest.mark.parametrize("name", [*DEQUANTISERS, *PLAIN_DTYPES])
+def test_numbers_without_torch_are_the_same(name):
+    block = BY_NAME[name]
+    stored = np.random.default_rng(0).integers(0, 120, (700, block.bytes), dtype=np.uint8)
+    numbers = numbers_of(name, stored, (7, 100 * block.weights))
+    assert numbers.dtype == np.float32
+    expected = dequantise(name, stored, (7, 100 * block.weights), torch.float32).numpy()
+    np.testing.assert_array_equal(numbers, expected)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from fathom.checkpoints.checkpoint import check_finite
+from fathom.checkpoints.dtypes import DTYPES
 from fathom.checkpoints.errors import (
     CheckpointError,
     InvalidConfigError,
@@ -24,7 +25,7 @@ from fathom.checkpoints.errors import (
 )
 from fathom.checkpoints.loading import load_model
 from fathom.checkpoints.opening import open_checkpoint
-from fathom.checkpoints.safetensors_format import DTYPES, SafetensorsFile, header_bytes, write_safetensors
+from fathom.checkpoints.safetensors_format import SafetensorsFile, header_bytes, write_safetensors
 from fathom.checkpoints.saving import plan_shards, published_tensors, save_model
 
 NAMES = ("llama", "qwen2", "v2", "v3")

@@ -1,6 +1,8 @@
 """From a reference to answers, on the default model."""
 
 import logging
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -127,3 +129,16 @@ def test_a_base_model_refuses_conversations_and_says_why() -> None:
 def test_a_dialect_that_does_not_exist_is_refused_with_those_that_do() -> None:
     with pytest.raises(InvalidRequestError, match="chatml"):
         read_template(Tokenizer.from_gguf(BASE_MODEL), "chatmll")
+
+
+def test_an_answer_from_native_kernels_imports_no_torch(tmp_path):
+    """Nor what a server needs: a cold process is to answer at once."""
+    code = (
+        "import sys\n"
+        "from fathom.cli.main import main\n"
+        "code = main(['run', 'Say hello.', '--max-tokens', '2', '--threads', '1', '--device', 'cpu'])\n"
+        "heavy = {'torch', 'sqlalchemy', 'httpx', 'pydantic', 'transformers', 'jinja2'} & set(sys.modules)\n"
+        "sys.exit(code or ', '.join(sorted(heavy)) or 0)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert ended.returncode == 0, ended.stderr

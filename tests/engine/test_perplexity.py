@@ -26,7 +26,7 @@ def mean_loss(logits_TV: torch.Tensor, ids: list[int]) -> float:
 def native_losses(path: Path, chunks: list[list[int]]) -> list[float]:
     runner = NativeRunner(open_checkpoint(path), n_pages=CHUNK // 64, max_context=CHUNK, threads=2)
     pages = list(range(CHUNK // 64))
-    return [mean_loss(runner.step([SequenceStep(ids, 0, pages, 0)]), ids) for ids in chunks]
+    return [mean_loss(torch.from_numpy(runner.step([SequenceStep(ids, 0, pages, 0)])), ids) for ids in chunks]
 
 
 def llama_losses(path: Path, chunks: list[list[int]]) -> list[float]:

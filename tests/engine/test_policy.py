@@ -6,11 +6,11 @@ import torch
 from fathom.engine import machine, policy
 from fathom.engine.errors import InvalidRequestError
 
-CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+CPU, CUDA = "cpu", "cuda"
 MIB = 2**20
 
 
-def pages(asked: int | None = None, *, free: int = 800 * MIB, context: int = 6400, device: torch.device = CPU) -> int:
+def pages(asked: int | None = None, *, free: int = 800 * MIB, context: int = 6400, device: str = CPU) -> int:
     chosen, _ = policy.choose_pages(
         asked, bytes_per_page=MIB, max_context=context, max_running=4, free_bytes=free, device=device
     )
@@ -30,13 +30,13 @@ def test_the_cache_is_what_was_asked_for_or_a_share_of_what_is_free() -> None:
 
 def test_number_formats_follow_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(policy, "cpu_flags", lambda: frozenset({"avx2"}))
-    assert policy.choose_dtype("auto", CPU)[0] == torch.float32
+    assert policy.choose_dtype("auto", CPU)[0] == "float32"
     monkeypatch.setattr(policy, "cpu_flags", lambda: frozenset({"avx512_bf16"}))
     dtype, choice = policy.choose_dtype("auto", CPU)
-    assert dtype == torch.bfloat16
+    assert dtype == "bfloat16"
     assert "avx512_bf16" in str(choice)
-    assert policy.choose_dtype("auto", CUDA)[0] == torch.bfloat16
-    assert policy.choose_dtype("float32", CPU)[0] == torch.float32
+    assert policy.choose_dtype("auto", CUDA)[0] == "bfloat16"
+    assert policy.choose_dtype("float32", CPU)[0] == "float32"
     with pytest.raises(InvalidRequestError, match="int3"):
         policy.choose_dtype("int3", CPU)
 
@@ -68,6 +68,9 @@ def test_a_containers_memory_limit_counts(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert policy.choose_device("auto")[0] == CPU
+    for driver in (False, True):
+        monkeypatch.setattr(policy, "may_have_cuda", lambda driver=driver: driver)
+        assert policy.choose_device("auto")[0] == CPU
+    assert policy.choose_device("cpu")[0] == CPU
     with pytest.raises(InvalidRequestError, match="cuda"):
         policy.choose_device("cuda")

@@ -1,6 +1,7 @@
 """The vectorised sampler against transformers' processors, a readable twin row by row, and the distribution itself."""
 
 import math
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -9,12 +10,21 @@ from transformers import LogitsProcessorList
 from transformers.generation import logits_process as hf
 
 from fathom.engine.errors import InvalidRequestError
-from fathom.engine.sampler import SamplingState, sample
+from fathom.engine.sampler import SamplingState, TokenChoice
+from fathom.engine.sampler import sample as sample_any
 from fathom.engine.sampling import SamplingParams
+
+Sample = Callable[[Tensor, Sequence[SamplingState]], list[TokenChoice | None]]
 
 VOCABULARY = 1000
 PROMPT = [3, 5, 5, 8]
 OUTPUT = [5, 9, 9, 9, 11]
+
+
+@pytest.fixture(params=["numpy", "torch"])
+def sample(request: pytest.FixtureRequest) -> Sample:
+    """The sampler on both kinds of arrays."""
+    return sample_any if request.param == "torch" else lambda logits_BV, states: sample_any(logits_BV.numpy(), states)
 
 
 def state_of(params: SamplingParams) -> SamplingState:
@@ -74,7 +84,7 @@ PARAMS = [
 
 
 @pytest.mark.parametrize("spread", [1.0, 4.0])
-def test_each_row_equals_its_readable_twin_alone_and_in_a_batch(spread: float) -> None:
+def test_each_row_equals_its_readable_twin_alone_and_in_a_batch(sample: Sample, spread: float) -> None:
     generator = torch.Generator().manual_seed(0)
     for _ in range(20):
         logits_BV = torch.randn(len(PARAMS), VOCABULARY, generator=generator) * spread
@@ -89,7 +99,7 @@ def test_each_row_equals_its_readable_twin_alone_and_in_a_batch(spread: float) -
         assert together == alone == twins
 
 
-def test_greedy_rows_take_the_largest_logit_after_bias_and_penalties() -> None:
+def test_greedy_rows_take_the_largest_logit_after_bias_and_penalties(sample: Sample) -> None:
     logits_BV = torch.zeros(4, VOCABULARY)
     logits_BV[:, 9], logits_BV[:, 30] = 2.0, 1.9
     params = [
@@ -102,7 +112,7 @@ def test_greedy_rows_take_the_largest_logit_after_bias_and_penalties() -> None:
 
 
 @pytest.mark.parametrize("params", [SamplingParams(temperature=0.8), SamplingParams(temperature=0.8, top_p=0.9)])
-def test_the_frequencies_are_those_of_the_distribution(params: SamplingParams) -> None:
+def test_the_frequencies_are_those_of_the_distribution(sample: Sample, params: SamplingParams) -> None:
     row_V = torch.randn(40, generator=torch.Generator().manual_seed(3)) * 2
     draws, rows = 20_000, 500
     state = SamplingState(SamplingParams(**{**_fields(params), "seed": 1}), [])
@@ -124,7 +134,7 @@ def _fields(params: SamplingParams) -> dict[str, float]:
     return {"temperature": params.temperature, "top_p": params.top_p}
 
 
-def test_log_probabilities_are_the_models_own_whatever_is_done_to_the_logits() -> None:
+def test_log_probabilities_are_the_models_own_whatever_is_done_to_the_logits(sample: Sample) -> None:
     logits_BV = torch.randn(3, VOCABULARY, generator=torch.Generator().manual_seed(1))
     raw = logits_BV.log_softmax(dim=-1)
     params = [
@@ -147,7 +157,7 @@ def test_log_probabilities_are_the_models_own_whatever_is_done_to_the_logits() -
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_a_row_that_is_not_finite_gets_no_token_and_leaves_the_others_alone(bad: float) -> None:
+def test_a_row_that_is_not_finite_gets_no_token_and_leaves_the_others_alone(sample: Sample, bad: float) -> None:
     for params in (SamplingParams(temperature=0.0), SamplingParams(seed=1), SamplingParams(seed=1, top_p=0.5)):
         logits_BV = torch.randn(2, VOCABULARY, generator=torch.Generator().manual_seed(1))
         (alone,) = sample(logits_BV[1:].clone(), [state_of(params)])
@@ -157,7 +167,7 @@ def test_a_row_that_is_not_finite_gets_no_token_and_leaves_the_others_alone(bad:
         assert second == alone
 
 
-def test_masked_tokens_are_never_drawn() -> None:
+def test_masked_tokens_are_never_drawn(sample: Sample) -> None:
     logits_BV = torch.full((1, 300), -math.inf)
     logits_BV[0, 123] = 0.5
     for params in (SamplingParams(), SamplingParams(top_p=0.9), SamplingParams(top_k=20), SamplingParams(min_p=0.1)):
@@ -199,7 +209,7 @@ def test_impossible_parameters_are_refused_by_name(field: str, value: object) ->
 
 
 @pytest.mark.parametrize("params", [{"temperature": 0.0}, {"seed": 3}, {"seed": 4, "top_p": 0.9}])
-def test_banned_tokens_are_not_chosen(params: dict[str, float]) -> None:
+def test_banned_tokens_are_not_chosen(sample: Sample, params: dict[str, float]) -> None:
     states = [SamplingState(SamplingParams(**params), []) for _ in range(2)]
     states[1].banned = [3, 4]
     logits = torch.full((2, 300), -5.0)

@@ -82,6 +82,6 @@ def test_the_released_adapter_is_small_and_fits_the_default_model(monkeypatch):
     checkpoint = open_checkpoint(resolve("smollm2:135m"))
     thinker = find_thinker(checkpoint)
     assert thinker is not None
-    check_fit(Transformer(checkpoint.config), thinker.adapter)
+    check_fit(Transformer(checkpoint.config), thinker.stored.adapter)
     assert sum(file.stat().st_size for file in thinker.folder.iterdir()) < 25_000_000
     assert {"README.md", "DATA.md", "REPORT.md"} <= {file.name for file in thinker.folder.iterdir()}

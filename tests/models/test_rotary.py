@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from fathom.models import PRESETS, RopeScaling
-from fathom.models.rotary import cos_sin, rotary_multiplier, rotate_halves, rotate_pairs, softmax_scale
+from fathom.models.frequencies import rotary_multiplier, softmax_scale, tables
+from fathom.models.rotary import cos_sin, rotate_halves, rotate_pairs
 
 NAMES = ["v2-lite", "v2.5", "v3", "r1-distill-qwen-7b", "r1-distill-qwen-32b", "r1-distill-llama-8b", "smollm2-135m"]
 
@@ -44,6 +45,13 @@ def test_yarn_that_stretches_nothing_changes_nothing():
     positions = torch.arange(50)
     for ours, plain in zip(cos_sin(same, positions), cos_sin(config, positions), strict=True):
         torch.testing.assert_close(ours, plain)
+
+
+@pytest.mark.parametrize("name", [*NAMES, "tiny-v3"])
+def test_the_tables_of_the_native_kernels_are_those_of_the_model(name):
+    config = PRESETS[name]
+    for numbers, tensor in zip(tables(config, 300), cos_sin(config, torch.arange(300)), strict=True):
+        torch.testing.assert_close(torch.from_numpy(numbers), tensor, atol=2e-7, rtol=0)
 
 
 @pytest.mark.parametrize("rotate", [rotate_halves, rotate_pairs])

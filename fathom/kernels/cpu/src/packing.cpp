@@ -118,17 +118,31 @@ Reader reader(Type type) {
 }
 
 // The planes of formats.h: where the bits of column k of a row lie in a group's codes.
+// Four codes at a time, as the bytes of a word.
 template <int Bits>
-void put_code(uint8_t* group, int row, int k, int code) {
-  int vector = k / 4, byte = row * 4 + k % 4;
-  if constexpr (Bits == 8) group[vector * 64 + byte] = uint8_t(code);
+void put_codes(uint8_t* group, int row, const uint8_t* codes) {
+  uint32_t words[kGroup / 4];
+  std::memcpy(words, codes, sizeof words);
+  auto put = [&](int at, uint32_t word) { std::memcpy(group + at + row * 4, &word, sizeof word); };
   constexpr int nibble_bytes = Bits >= 4 ? 256 : 0, pair_bytes = Bits == 2 || Bits == 3 || Bits == 6 ? 128 : 0;
-  if constexpr (Bits < 8 && Bits >= 4) group[vector / 2 * 64 + byte] |= uint8_t((code & 15) << vector % 2 * 4), code >>= 4;
-  if constexpr (Bits < 8 && pair_bytes > 0) {
-    group[nibble_bytes + vector / 4 * 64 + byte] |= uint8_t((code & 3) << vector % 4 * 2);
-    code >>= 2;
+  if constexpr (Bits == 8) {
+    for (int i = 0; i < 8; i++) put(i * 64, words[i]);
+    return;
   }
-  if constexpr (Bits % 2 == 1) group[nibble_bytes + pair_bytes + byte] |= uint8_t(code << vector);
+  if constexpr (Bits >= 4) {
+    for (int i = 0; i < 8; i += 2) put(i * 32, (words[i] & 0x0f0f0f0f) | (words[i + 1] & 0x0f0f0f0f) << 4);
+    for (uint32_t& word : words) word = word >> 4 & 0x0f0f0f0f;
+  }
+  if constexpr (pair_bytes > 0) {
+    uint32_t pairs[2] = {};
+    for (int i = 0; i < 8; i++) pairs[i / 4] |= (words[i] & 0x03030303) << i % 4 * 2, words[i] = words[i] >> 2 & 0x3f3f3f3f;
+    for (int i = 0; i < 2; i++) put(nibble_bytes + i * 64, pairs[i]);
+  }
+  if constexpr (Bits % 2 == 1) {
+    uint32_t bits = 0;
+    for (int i = 0; i < 8; i++) bits |= (words[i] & 0x01010101) << i;
+    put(nibble_bytes + pair_bytes, bits);
+  }
 }
 
 template <int Bits>
@@ -171,7 +185,7 @@ void pack_block(Quantised<Bits, Offset, Kind>, const Matrix& w, uint8_t* target,
       Group group;
       from.read(source + int64_t(g / groups_per_stored) * from.stored_bytes, g % groups_per_stored, group);
       uint8_t* to = target + Format::group_offset(g);
-      for (int k = 0; k < kGroup; k++) put_code<Bits>(to, row, k, group.codes[k]);
+      put_codes<Bits>(to, row, group.codes);
       put_scales<Format>(to + Format::kCodeBytes, target + Format::super_offset(g), row, group);
     }
   }
