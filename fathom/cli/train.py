@@ -90,7 +90,8 @@ def _distill(arguments: argparse.Namespace) -> int:
     if arguments.json:
         answer_json(report)
         return 0
-    answer(f"{kept.solved} of {kept.problems} problems solved, {kept.kept} answers kept: {kept.file}")
+    asked = f"{kept.asked} of {kept.problems} problems asked, {kept.solved} solved"
+    answer(f"{asked}, {kept.kept} answers kept: {kept.file}")
     return 0
 
 

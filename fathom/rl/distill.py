@@ -6,10 +6,12 @@ any OpenAI-compatible endpoint. What it wrote is kept as JSONL of conversations,
 
 import json
 import os
+import random
+import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,19 +21,18 @@ from fathom.data.errors import RecipeError
 from fathom.data.typed import from_table, read_toml
 from fathom.engine import Engine
 from fathom.engine.loading import load
+from fathom.engine.policy import choose_device, choose_limits
 from fathom.rl.cold_start import conversation, write_jsonl
 from fathom.rl.grpo_recipe import Source
 from fathom.rl.problems import Problem
 from fathom.rl.rewards import Said, repetition, well_formed
-from fathom.rl.rollouts import END_OF_THOUGHT, Sampling, generate
+from fathom.rl.rollouts import END_OF_THOUGHT, IN_FLIGHT, Sampling, generate
 from fathom.rl.tasks import load_tasks
 from fathom.rl.verifiers import verify
-from fathom.text import chat_template
 from fathom.training.recipe import require
 from fathom.training.sft_recipe import SftRecipe
 
 Say = Callable[[str], None]
-_WAVE = 16  # problems between two writes: what a stop costs at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,7 @@ class Teacher:
 class DistillRecipe:
     """`samples` answers of the teacher to each problem, at most `keep` right ones of a problem kept (the shortest).
 
+    Problems are asked in an order drawn from the seed, for at most `minutes` (0: all of them; a later call goes on).
     `student`: a fine-tuning run on what was kept; its `data.files` may be left empty, the kept file is put first.
     """
 
@@ -66,19 +68,22 @@ class DistillRecipe:
     keep: int = 1
     max_tokens: int = 512
     temperature: float = 0.8
+    minutes: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
+        require(self.minutes >= 0, "minutes is not below 0")
         require(bool(self.sources), "sources names at least one source of problems")
         require(1 <= self.keep <= self.samples, "keep lies between 1 and samples")
         require(self.max_tokens >= 2 and self.temperature > 0, "max_tokens is at least 2, temperature above 0")
 
 
 class Kept(NamedTuple):
-    """What came of it. `file` holds the conversations."""
+    """What came of it. `file` holds the conversations; `asked` of the problems were."""
 
     file: Path
     problems: int
+    asked: int
     solved: int
     kept: int
     failed: int
@@ -113,11 +118,17 @@ def distill(recipe: DistillRecipe, base: Path, *, say: Say = print) -> Kept:
         ).values()
         for problem in found
     ]
+    random.Random(recipe.seed).shuffle(questions)  # of every source, however early it is stopped
     state = _load(folder, recipe)
+    end = time.monotonic() + 60 * recipe.minutes if recipe.minutes else float("inf")
+    size = max(1, IN_FLIGHT // recipe.samples)  # problems between two writes: what a stop costs at most
     if state.asked < len(questions):
         with _open(recipe, base) as ask:
-            for start in range(state.asked, len(questions), _WAVE):
-                wave = questions[start : start + _WAVE]
+            for start in range(state.asked, len(questions), size):
+                if time.monotonic() >= end:
+                    say(f"stopped after {recipe.minutes:g} minutes; the same call goes on")
+                    break
+                wave = questions[start : start + size]
                 for problem, answers in zip(wave, ask(wave, start), strict=True):
                     right, failed = _right(problem, answers)
                     state.failed += failed
@@ -127,7 +138,7 @@ def distill(recipe: DistillRecipe, base: Path, *, say: Say = print) -> Kept:
                 state.asked = start + len(wave)
                 _store(folder, recipe, state)
                 say(f"{state.asked} of {len(questions)} problems: {state.solved} solved, {len(state.lines)} kept")
-    return Kept(folder / "kept.jsonl", len(questions), state.solved, len(state.lines), state.failed)
+    return Kept(folder / "kept.jsonl", len(questions), state.asked, state.solved, len(state.lines), state.failed)
 
 
 def _right(problem: Problem, answers: Sequence[Said]) -> tuple[list[Said], int]:
@@ -162,9 +173,8 @@ class _open:  # noqa: N801 - a context manager used like a function
         if teacher.url is not None:
             return self._from_endpoint
         ref = str(self._base / teacher.model) if (self._base / teacher.model).exists() else teacher.model
-        self._engine = load(ref, threads=teacher.threads, speculation="off")
-        if teacher.dialect is not None:
-            self._engine.template = chat_template(self._engine.tokenizer, dialect=teacher.dialect)
+        limits = replace(choose_limits(choose_device("auto")[0]), stretch=0.0)  # nobody waits for a next token
+        self._engine = load(ref, threads=teacher.threads, speculation="off", limits=limits, dialect=teacher.dialect)
         if teacher.adapter is not None:
             self._engine.add_adapter("teacher", read_adapter(self._base / teacher.adapter).adapter)
         return self._from_engine
@@ -240,6 +250,7 @@ def _identity(recipe: DistillRecipe) -> Any:
     """What must be the same for two calls to be one run."""
     values = asdict(recipe)
     values.pop("student")
+    values.pop("minutes")
     return json.loads(json.dumps(values))
 
 

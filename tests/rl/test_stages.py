@@ -61,15 +61,26 @@ def test_right_answers_of_an_endpoint_are_kept_and_not_asked_for_again(endpoint,
     (tmp_path / "sums.jsonl").write_text("\n".join(map(json.dumps, lines)))
     recipe = DistillRecipe(Teacher("any", url=endpoint), "out", (Source("sums.jsonl"),), samples=4, keep=2)
     kept = distill(recipe, tmp_path, say=quiet)
-    assert (kept.problems, kept.solved, kept.kept, kept.failed) == (5, 5, 10, 0)
+    assert (kept.problems, kept.asked, kept.solved, kept.kept, kept.failed) == (5, 5, 5, 10, 0)
     first = json.loads(kept.file.read_text().splitlines()[0])["messages"]
-    assert first[0]["content"] == "0+1"
-    assert first[1] == {"role": "assistant", "content": "The answer is 1.", "reasoning_content": "0 and 1"}
+    number = int(first[0]["content"].removesuffix("+1"))
+    answer = f"The answer is {number + 1}."
+    assert first[1] == {"role": "assistant", "content": answer, "reasoning_content": f"{number} and 1"}
     assert Endpoint.asked == 20
     assert distill(recipe, tmp_path, say=quiet) == kept
     assert Endpoint.asked == 20
     with pytest.raises(RecipeError, match="another recipe"):
         distill(replace(recipe, samples=2), tmp_path, say=quiet)
+
+
+def test_a_bound_on_minutes_ends_it_early_and_a_later_call_goes_on(endpoint, tmp_path):
+    lines = [{"question": f"{number}+1", "answer": f"#### {number + 1}"} for number in range(300)]
+    (tmp_path / "sums.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    recipe = DistillRecipe(Teacher("any", url=endpoint), "out", (Source("sums.jsonl"),), samples=1, minutes=1e-9)
+    said: list[str] = []
+    assert distill(recipe, tmp_path, say=said.append).asked == 0
+    assert "the same call goes on" in said[-1]
+    assert distill(replace(recipe, minutes=1), tmp_path, say=quiet).asked == 300
 
 
 def test_stages_build_on_one_another_and_are_not_done_twice(tmp_path, monkeypatch):
