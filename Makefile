@@ -29,7 +29,7 @@ format: dev      ## put the code into shape
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
 
 bench: dev       ## side by side with llama.cpp and transformers (builds llama.cpp once: some minutes)
-	@$(BIN)/python benchmarks/compare.py $(ARGS)
+	@$(BIN)/python benchmarks/compare.py --install $(ARGS) && $(BIN)/python benchmarks/compare.py --model v3-shaped $(ARGS)
 
 lock:            ## pin the newest versions that pyproject.toml admits (needs uv)
 	@scripts/lock.sh

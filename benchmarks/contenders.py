@@ -1,7 +1,8 @@
-"""The engines that `compare.py` sets side by side, each behind the same two questions.
+"""The engines that `compare.py` sets side by side, each behind the same three questions.
 
     prefill(tokens)                  seconds until the first token after a prompt of that many tokens
     decode(sequences, new, context)  seconds for `new` greedy tokens in each sequence, prefill not counted
+    logits(ids, file)                saves the logits after every one of these tokens, float32, as .npy
 
 Prompts are random token ids, fresh for each call, so that no prefix cache helps anybody.
 """
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
+MANY, TOKENS_OF_MANY, SINGLE_TOKENS = 32, 192, 768  # what llama.cpp's contexts have room for
 FIRST_ORDINARY_ID = 100  # below lie control tokens in every vocabulary used here
 
 
@@ -20,6 +22,7 @@ class Contender(Protocol):
 
     def prefill(self, tokens: int) -> float: ...
     def decode(self, sequences: int, new: int, context: int) -> float: ...
+    def logits(self, ids: list[int], file: str) -> None: ...
 
 
 def random_prompts(sequences: int, tokens: int, vocab_size: int) -> list[list[int]]:
@@ -68,11 +71,24 @@ class Fathom:
         warm, whole = self.run(prompts, new)
         return whole - warm
 
+    def logits(self, ids: list[int], file: str) -> None:
+        """Straight from the runner; the engine is idle meanwhile."""
+        import numpy as np
+
+        from fathom.engine import SequenceStep
+
+        pages = range(-(-len(ids) // self.engine.runner.page_tokens))
+        np.save(file, np.asarray(self.engine.runner.step([SequenceStep(ids, 0, pages, 0)])))
+
 
 class LlamaCpp:
-    """llama.cpp through its C interface (package `llama-cpp-python`): it samples in C."""
+    """llama.cpp through its C interface (package `llama-cpp-python`): it samples in C.
 
-    def __init__(self, model: Path, threads: int, max_sequences: int = 32, max_tokens: int = 1024) -> None:
+    One sequence and many have contexts of their own, each no larger than what is asked of it, because it fills the
+    memory of a context at once.
+    """
+
+    def __init__(self, model: Path, threads: int) -> None:
         import llama_cpp
 
         self.lib = lib = llama_cpp
@@ -81,16 +97,32 @@ class LlamaCpp:
         lib.llama_backend_init()
         self.model = lib.llama_model_load_from_file(str(model).encode(), lib.llama_model_default_params())
         self.vocab_size = lib.llama_vocab_n_tokens(lib.llama_model_get_vocab(self.model))
-        params = lib.llama_context_default_params()
-        params.n_ctx = max_sequences * max_tokens
-        params.n_batch = params.n_ubatch = 512
-        params.n_seq_max = max_sequences
-        params.n_threads = params.n_threads_batch = threads
-        params.kv_unified = False
-        self.context = lib.llama_init_from_model(self.model, params)
+        self.threads = threads
+        self.contexts: dict[int, Any] = {}
+        self.use(1)
         self.sampler = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
         lib.llama_sampler_chain_add(self.sampler, lib.llama_sampler_init_greedy())
         self.batch = lib.llama_batch_init(512, 0, 1)
+
+    def use(self, sequences: int) -> None:
+        """Take the context for one sequence, or for many."""
+        n_sequences, n_tokens = (1, SINGLE_TOKENS) if sequences == 1 else (MANY, MANY * TOKENS_OF_MANY)
+        if n_sequences not in self.contexts:
+            params = self.lib.llama_context_default_params()
+            params.n_ctx, params.n_seq_max = n_tokens, n_sequences
+            params.n_batch = params.n_ubatch = 512
+            params.n_threads = params.n_threads_batch = self.threads
+            params.kv_unified = False
+            self.contexts[n_sequences] = self.lib.llama_init_from_model(self.model, params)
+        self.context = self.contexts[n_sequences]
+
+    def logits(self, ids: list[int], file: str) -> None:
+        import numpy as np
+
+        self.use(1)
+        self.lib.llama_memory_clear(self.lib.llama_get_memory(self.context), True)
+        self.feed([(token, position, 0, True) for position, token in enumerate(ids)])
+        np.save(file, np.ctypeslib.as_array(self.lib.llama_get_logits(self.context), (len(ids), self.vocab_size)))
 
     def feed(self, rows: list[tuple[int, int, int, bool]]) -> None:
         """Rows of (token, position, sequence, wants logits)."""
@@ -106,6 +138,7 @@ class LlamaCpp:
         return int(self.lib.llama_sampler_sample(self.sampler, self.context, row))
 
     def start(self, prompts: list[list[int]]) -> list[int]:
+        self.use(len(prompts))
         self.lib.llama_memory_clear(self.lib.llama_get_memory(self.context), True)
         firsts = []
         for sequence, prompt in enumerate(prompts):
@@ -161,6 +194,12 @@ class Transformers:
                 **options,
             )
         return time.perf_counter() - start
+
+    def logits(self, ids: list[int], file: str) -> None:
+        import numpy as np
+
+        with self.torch.inference_mode():
+            np.save(file, self.model(self.torch.tensor([ids])).logits[0].float().numpy())
 
     def prefill(self, tokens: int) -> float:
         return self.generate(random_prompts(1, tokens, self.model.config.vocab_size), 1)

@@ -200,6 +200,7 @@ def _native(checkpoint: Checkpoint, wishes: Wishes, device: str) -> tuple[Runner
         device=device,
     )
     made = NativeRunner(checkpoint, n_pages=n_pages, max_context=context, threads=threads)
+    checkpoint.release()  # the weights have been copied; what was read of the file need not stay beside them
     runner_choice = Choice(
         made.name, "asked for" if wishes.runner == "native" else "it can run these weights as stored"
     )

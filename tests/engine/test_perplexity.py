@@ -24,7 +24,7 @@ def mean_loss(logits_TV: torch.Tensor, ids: list[int]) -> float:
 
 
 def native_losses(path: Path, chunks: list[list[int]]) -> list[float]:
-    runner = NativeRunner(open_checkpoint(path), n_pages=CHUNK // 64, max_context=CHUNK, threads=2)
+    runner = NativeRunner(open_checkpoint(path), n_pages=CHUNK // 64, max_context=CHUNK, threads=1)
     pages = list(range(CHUNK // 64))
     return [mean_loss(torch.from_numpy(runner.step([SequenceStep(ids, 0, pages, 0)])), ids) for ids in chunks]
 
@@ -37,7 +37,7 @@ def llama_losses(path: Path, chunks: list[list[int]]) -> list[float]:
     model = lib.llama_model_load_from_file(str(path).encode(), lib.llama_model_default_params())
     params = lib.llama_context_default_params()
     params.n_ctx = params.n_batch = params.n_ubatch = CHUNK
-    params.n_threads = params.n_threads_batch = 2
+    params.n_threads = params.n_threads_batch = 1
     context = lib.llama_init_from_model(model, params)
     vocabulary = lib.llama_vocab_n_tokens(lib.llama_model_get_vocab(model))
     batch, losses = lib.llama_batch_init(CHUNK, 0, 1), []
