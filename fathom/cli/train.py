@@ -80,6 +80,22 @@ def _distill(arguments: argparse.Namespace) -> int:
     from fathom.training.sft import SftTrainer
 
     recipe = read_distill_recipe(arguments.recipe, arguments.set)
+    if recipe.on_policy is not None:
+        from fathom.rl.on_policy import OnPolicyTrainer
+
+        teacher, base = recipe.teacher, arguments.recipe.parent
+        options = {"resume": arguments.resume, "say": note}
+        learner = OnPolicyTrainer(recipe.on_policy, teacher.model, teacher.adapter, base, **options)
+        try:
+            checkpoint = learner.run(lambda one: note(f"step {one.step}  KL {one.kl:.4f}  right {one.accuracy:.1%}"))
+        finally:
+            learner.close()
+        last = learner.history[-1] if learner.history else {}
+        if arguments.json:
+            answer_json({"checkpoint": str(checkpoint), "steps": learner.step, "last": last})
+            return 0
+        answer(f"{learner.step:,} steps, KL to the teacher {last.get('kl', 0.0):.4f} nats a token: {checkpoint}")
+        return 0
     kept = distill(recipe, arguments.recipe.parent, say=note)
     report = {**kept._asdict(), "file": str(kept.file)}
     if recipe.student is not None and kept.kept:

@@ -23,7 +23,7 @@ from fathom.engine import Engine
 from fathom.engine.loading import load
 from fathom.engine.policy import choose_device, choose_limits
 from fathom.rl.cold_start import conversation, write_jsonl
-from fathom.rl.grpo_recipe import Source
+from fathom.rl.grpo_recipe import GrpoRecipe, Source
 from fathom.rl.problems import Problem
 from fathom.rl.rewards import Said, repetition, well_formed
 from fathom.rl.rollouts import END_OF_THOUGHT, IN_FLIGHT, Sampling, generate
@@ -58,12 +58,15 @@ class DistillRecipe:
 
     Problems are asked in an order drawn from the seed, for at most `minutes` (0: all of them; a later call goes on).
     `student`: a fine-tuning run on what was kept; its `data.files` may be left empty, the kept file is put first.
+    `on_policy`: instead of all that, a run whose student answers itself and learns the teacher's probabilities of its
+    own tokens; a local teacher with the same vocabulary.
     """
 
     teacher: Teacher
-    output: str
-    sources: tuple[Source, ...]
+    output: str = ""
+    sources: tuple[Source, ...] = ()
     student: SftRecipe | None = None
+    on_policy: GrpoRecipe | None = None
     samples: int = 4
     keep: int = 1
     max_tokens: int = 512
@@ -73,6 +76,11 @@ class DistillRecipe:
 
     def __post_init__(self) -> None:
         require(self.minutes >= 0, "minutes is not below 0")
+        if self.on_policy is not None:
+            require(self.teacher.url is None, "on_policy needs the teacher's probabilities: a local model, no url")
+            require(not self.sources and self.student is None, "with on_policy, sources and student stand in its table")
+            return
+        require(bool(self.output), "output names the folder of what is kept")
         require(bool(self.sources), "sources names at least one source of problems")
         require(1 <= self.keep <= self.samples, "keep lies between 1 and samples")
         require(self.max_tokens >= 2 and self.temperature > 0, "max_tokens is at least 2, temperature above 0")
@@ -251,6 +259,7 @@ def _identity(recipe: DistillRecipe) -> Any:
     values = asdict(recipe)
     values.pop("student")
     values.pop("minutes")
+    values.pop("on_policy")
     return json.loads(json.dumps(values))
 
 

@@ -25,6 +25,7 @@ from fathom.engine.defaults import read_defaults
 from fathom.engine.loading import load, read_template, read_tokenizer
 from fathom.engine.policy import choose_device, choose_limits
 from fathom.models.adapter import Adapter
+from fathom.models.transformer import Transformer
 from fathom.rl.collector import Collected, Collector, Judged, Voice
 from fathom.rl.diagnosis import diagnose
 from fathom.rl.grpo_metrics import GrpoMetrics, Outcome, side_by_side, summed_up
@@ -90,6 +91,11 @@ class GrpoTrainer:
             self.collector.load_state(drawn["collector"])
         ready = [self.collector.unpack(one) for one in drawn.get("ready", ())]
         self.pipeline = Pipeline(self.collector, self.sampler, ready)
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of the next update."""
+        return self.recipe.rate * min(1.0, (self.step + 1) / max(1, self.recipe.warmup_steps))
 
     def policy(self) -> Adapter:
         """The adapter as it is now, not as it will be."""
@@ -159,7 +165,7 @@ class GrpoTrainer:
         weights = token_weights(lengths, settings.normalise, recipe.max_tokens)
         teaching = [place for place, one in enumerate(judged) if one.advantage != 0.0 or settings.beta > 0]
         total = 0.0
-        for places in _micro_batches([judged[place].rollout for place in teaching], recipe.micro_tokens):
+        for places in micro_batches([judged[place].rollout for place in teaching], recipe.micro_tokens):
             chosen = [teaching[place] for place in places]
             rollouts = [judged[place].rollout for place in chosen]
             # Before the policy's forward: its numbers take the place of the learned ones, which autograd would notice.
@@ -192,7 +198,7 @@ class GrpoTrainer:
             fresh, stale = (mismatch(old_M, sampler_M.masked_fill(mask, math.nan)) for mask in (stale_M, ~stale_M))
             outcome.add(sum(sizes), result.clipped, result.kl, new.entropy_M.mean(), fresh, stale)
         norm = self.learned.gradient_norm()
-        outcome.rate = recipe.rate * min(1.0, (self.step + 1) / max(1, recipe.warmup_steps))
+        outcome.rate = self.rate
         outcome.loss, outcome.norm = outcome.loss + total, float(norm)
         if outcome.tokens and outcome.mismatch > settings.mismatch_stop:
             raise DivergedError(
@@ -200,11 +206,13 @@ class GrpoTrainer:
                 f"objective.mismatch_stop={settings.mismatch_stop}; load both from the same weights and formats"
             )
         # GRPO's loss is near 0 by construction, so only what is not finite is an anomaly.
-        outcome.skipped = self.watch.judge(
-            self.step, range(len(judged)), 1.0 if math.isfinite(total) else total, float(norm)
-        )
-        if outcome.skipped is None and teaching:
-            scale = clip_scale(norm, recipe.optimizer.clip)
+        self._move(len(judged), 1.0 if math.isfinite(total) else total, norm, outcome, nothing=not teaching)
+
+    def _move(self, rollouts: int, loss: float, norm: Tensor, outcome: Outcome, *, nothing: bool = False) -> None:
+        """Take the step that the gradients say, unless it is an anomaly or there was `nothing` to learn."""
+        outcome.skipped = self.watch.judge(self.step, range(rollouts), loss, float(norm))
+        if outcome.skipped is None and not nothing:
+            scale = clip_scale(norm, self.recipe.optimizer.clip)
             self.optimizer.step(self.learned.gradients, outcome.rate, scale)
             self.learned.publish()
         else:
@@ -212,14 +220,8 @@ class GrpoTrainer:
 
     def _log_probabilities(self, rollouts: Sequence[Rollout]) -> TokenLogProbabilities:
         """Of every sampled token of the rollouts, one after another, at the temperature of sampling."""
-        batch = flat_batch([(*rollout.prompt, *rollout.tokens[:-1]) for rollout in rollouts])
-        rows: list[int] = []
-        for start, rollout in zip(batch.starts, rollouts, strict=True):
-            first = start + len(rollout.prompt) - 1
-            rows += range(first, first + len(rollout.tokens))
         targets_M = torch.tensor([token for rollout in rollouts for token in rollout.tokens])
-        hidden_ND = self.model(batch.tokens_N, batch.positions_N, batch.cache())
-        hidden_MD = hidden_ND[torch.tensor(rows)]
+        hidden_MD = hidden_states(self.model, rollouts)
         return log_probabilities(hidden_MD, head_weight(self.model), targets_M, self.recipe.temperature)
 
     @torch.no_grad()
@@ -227,7 +229,7 @@ class GrpoTrainer:
         """Log-probabilities by rollout under the weights as they are."""
         scores: list[Tensor] = [torch.empty(0)] * len(judged)
         rollouts = [one.rollout for one in judged]
-        for places in _micro_batches(rollouts, self.recipe.micro_tokens):
+        for places in micro_batches(rollouts, self.recipe.micro_tokens):
             chosen = [rollouts[place] for place in places]
             parts = torch.split(self._log_probabilities(chosen).chosen_M, [len(one.tokens) for one in chosen])
             for place, part in zip(places, parts, strict=True):
@@ -345,7 +347,18 @@ def _spread(values: Sequence[float], sizes: Sequence[int]) -> Tensor:
     return torch.repeat_interleave(torch.tensor(values, dtype=torch.float32), torch.tensor(sizes))
 
 
-def _micro_batches(rollouts: Sequence[Rollout], tokens: int) -> list[list[int]]:
+def hidden_states(model: Transformer, rollouts: Sequence[Rollout]) -> Tensor:
+    """The state that each sampled token was predicted from, of all rollouts one after another: hidden_MD."""
+    batch = flat_batch([(*rollout.prompt, *rollout.tokens[:-1]) for rollout in rollouts])
+    rows: list[int] = []
+    for start, rollout in zip(batch.starts, rollouts, strict=True):
+        first = start + len(rollout.prompt) - 1
+        rows += range(first, first + len(rollout.tokens))
+    hidden_ND: Tensor = model(batch.tokens_N, batch.positions_N, batch.cache())
+    return hidden_ND[torch.tensor(rows)]
+
+
+def micro_batches(rollouts: Sequence[Rollout], tokens: int) -> list[list[int]]:
     """Places of rollouts in parts of at most `tokens` rows (or one rollout), neighbours in length together."""
     sizes = [len(rollout.prompt) + len(rollout.tokens) - 1 for rollout in rollouts]
     parts: list[list[int]] = []
