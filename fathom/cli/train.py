@@ -56,7 +56,7 @@ def _grpo(arguments: argparse.Namespace) -> int:
             f"step {metrics.step}  reward {metrics.reward:.3f}  right {metrics.accuracy:.1%}  "
             f"silent groups {metrics.zero_advantage:.0%}  length {metrics.length:.0f}  entropy {metrics.entropy:.2f}  "
             f"mismatch {metrics.mismatch:.3f}  {metrics.rollout_seconds:.0f}+{metrics.training_seconds:.0f} s  "
-            f"{metrics.tokens_per_second:,.0f} tokens/s"
+            f"{metrics.tokens_per_second:,.0f} tokens/s  ${metrics.cost_usd:.2f}"
         )
 
     recipe = read_grpo_recipe(arguments.recipe, arguments.set)

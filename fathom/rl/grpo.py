@@ -2,8 +2,7 @@
 
 The engine holds the model's weights as stored and the adapter; the trainer holds the same weights in its precision and
 the adapter's float32 parameters. After every step the engine is given the new adapter; nothing else moves. Rollouts may
-be drawn some steps ahead by a thread beside (`Pipeline`), and many processes may share the learning (torchrun): then
-the first one draws, and every one takes its part of the micro-batches.
+be drawn some steps ahead by a thread beside (`Pipeline`).
 
 M learned tokens of a micro-batch.
 """
