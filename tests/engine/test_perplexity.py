@@ -23,7 +23,7 @@ llama_cpp.llama_log_set(SILENCE, None)
 ROOT = Path(__file__).parents[2]
 TEXTS = ("LICENSE", "fathom/app/static/vendor/dompurify/LICENSE", "tests/app/vendor/LICENSE")
 CHUNK, CHUNKS = 512, 6
-OF_BFLOAT16 = 0.01  # what our cache of bfloat16 costs beside llama.cpp's of float16: seen with F16 weights only
+OF_BFLOAT16 = 0.012  # what our cache of bfloat16 costs beside llama.cpp's of float16: seen with F16 and BF16 weights
 # llama.cpp's numbers of file types (llama_ftype); K-types fall back to Q5_0 and Q8_0 where rows are no multiple of 256.
 FILE_TYPES = {
     "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q5_0": 8, "Q5_1": 9,
