@@ -249,9 +249,9 @@ class EngineCore:
         return came is not None
 
     def _has_something_to_do(self) -> bool:
-        return bool(
-            self._closing or self._cancelled or self._tasks or self._scheduler.running or self._scheduler.waiting
-        )
+        promoting = self._disk is not None and self._disk.promoting  # maybe for a request that is over: let them go
+        busy = promoting or self._scheduler.running or self._scheduler.waiting
+        return bool(self._closing or self._cancelled or self._tasks or busy)
 
     def _step(self, plan: StepPlan[ActiveRequest]) -> None:
         work = plan.work

@@ -51,6 +51,11 @@ class DiskTier:
 
     # The engine's thread ----------------------------------------------------------------------------------------------
 
+    @property
+    def promoting(self) -> bool:
+        """Whether pages are on their way, and held until `promoted` says that they are there."""
+        return bool(self._promoting)
+
     def promote(self, digests: Sequence[Digest], known: int, most: int) -> None:
         """Begin to bring back the pages of a prefix, given the digests of all of its pages.
 

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from array import array
 from collections.abc import Callable, Iterator, Sequence
@@ -278,6 +279,29 @@ def test_others_go_on_while_pages_come_back(start: Callable[..., Engine], mock: 
     assert list(waiting)[-1].usage.cached_tokens == 448  # type: ignore[union-attr]
     assert engine.stats().load.counts.steps > steps + 3
     running.close()  # type: ignore[attr-defined]
+
+
+def test_pages_that_come_for_a_cancelled_request_are_let_go(
+    start: Callable[..., Engine], mock: Any, monkeypatch: Any
+) -> None:
+    prompt = [n % 200 for n in range(500)]
+    start().generate(prompt=prompt, max_tokens=1, temperature=0.0)
+    engine = start()
+    read, reading = PageStore.read, threading.Event()
+
+    def slow(store: PageStore, *arguments: Any) -> bool:
+        reading.set()
+        time.sleep(0.1)
+        return read(store, *arguments)
+
+    monkeypatch.setattr(PageStore, "read", slow)
+    ticket = engine.submit(engine.request(prompt=prompt, max_tokens=1), lambda _: None)
+    assert reading.wait(10)
+    ticket.cancel()
+    deadline = time.monotonic() + 20
+    while engine.stats().load.pages_held and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert engine.stats().load.pages_held == 0
 
 
 # Real runners ---------------------------------------------------------------------------------------------------------

@@ -35,7 +35,11 @@ VARIANT_FLAGS: dict[str, tuple[str, ...]] = {
     "avx512_vnni_bf16": _VNNI_BF16,
     "avx512_amx": (*_VNNI_BF16, "-mamx-tile", "-mamx-int8", "-mamx-bf16", "-DFATHOM_AMX"),
 }
-SANITIZE_FLAGS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer", "-O1")
+# Conversions of floats that no integer holds are not among GCC's undefined ones by default.
+SANITIZE_FLAGS = (
+    *("-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all"),
+    *("-fno-omit-frame-pointer", "-O1"),
+)
 
 
 class CompilerError(RuntimeError):

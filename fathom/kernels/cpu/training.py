@@ -70,16 +70,20 @@ def library_for(*tensors: Tensor) -> TrainingLibrary | None:
     return None
 
 
+def flags(variant: str) -> tuple[str, ...]:
+    """What the compiler is told for a variant."""
+    return (*build.COMMON_FLAGS, *build.WARNING_FLAGS, *build.VARIANT_FLAGS[variant], *_FLAGS)
+
+
 def _built(variant: str) -> Path:
     source = build.SOURCES / "training.cpp"
-    flags = (*build.COMMON_FLAGS, *build.WARNING_FLAGS, *build.VARIANT_FLAGS[variant], *_FLAGS)
-    digest = hashlib.sha256(repr(flags).encode() + source.read_bytes()).hexdigest()[:16]
+    digest = hashlib.sha256(repr(flags(variant)).encode() + source.read_bytes()).hexdigest()[:16]
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fathom" / "kernels"
     target = folder / f"libfathom_training_{variant}-{digest}.so"
     if not target.exists():
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             partial = Path(scratch) / target.name
-            build.run([build.compiler(), *flags, "-shared", str(source), "-o", str(partial)])
+            build.run([build.compiler(), *flags(variant), "-shared", str(source), "-o", str(partial)])
             partial.replace(target)
     return target

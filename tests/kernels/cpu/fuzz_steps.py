@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from fathom.kernels.cpu.library import Config, Library, NativeError
-from fathom.kernels.cpu.model import TYPES, Matrix, NativeModel, Vector, product
+from fathom.kernels.cpu.model import TYPES, Matrix, NativeModel, Vector, dequantise, product
 
 BLOCK = {"F32": (1, 4), "F16": (1, 2), "BF16": (1, 2), "Q4_0": (32, 18), "Q4_1": (32, 20), "Q5_0": (32, 22)}
 BLOCK |= {"Q5_1": (32, 24), "Q8_0": (32, 34), "Q2_K": (256, 84), "Q3_K": (256, 110), "Q4_K": (256, 144)}
@@ -37,8 +37,10 @@ class Fuzzer:
     def product(self) -> None:
         rows, columns = self.integer(1, 80), int(self.random.choice([1, 31, 32, 50, 96, 256, 288, 512]))
         name, stored = self.weights(rows, columns)
-        x = self.random.standard_normal((self.integer(1, 20), columns)).astype(np.float32)
+        count = self.integer(1, 20) if self.random.random() < 0.7 else self.integer(60, 140)  # matrix tiles take many
+        x = self.random.standard_normal((count, columns)).astype(np.float32)
         product(name, (rows, columns), stored, x, self.library)
+        dequantise(name, (rows, columns), stored, self.library)
 
     def config(self) -> Config:
         kv_heads = self.integer(1, 4)
@@ -154,6 +156,11 @@ class Fuzzer:
             parts = [self.part(config) for _ in range(self.integer(0, 4))]
             rows = sum(max(0, len(part.tokens) - part.logits_from) for part in parts)
             logits = np.empty((max(0, rows + int(self.random.random() < 0.1)), config.vocabulary), np.float32)
+            with contextlib.suppress(NativeError):  # pages come and go, as the disk cache moves them
+                page = model.page(self.integer(-1, config.pages))
+                page[:] = (
+                    self.random.integers(0, 256, page.shape, dtype=np.uint8) if self.integer(0, 1) else page.copy()
+                )
             try:
                 model.step(parts, logits)
                 for depth in range(config.predictions + int(self.random.random() < 0.1)):

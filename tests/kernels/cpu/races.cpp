@@ -32,7 +32,7 @@ Config config(bool latent, int threads) {
   Config c{};
   c.layers = 2, c.vocabulary = 100, c.hidden = 64, c.heads = 4, c.kv_heads = 2, c.head_size = 32, c.feed_forward = 96;
   c.max_context = 400, c.pages = 20, c.threads = threads;
-  c.norm_epsilon = c.latent_norm_epsilon = 1e-6f, c.attention_scale = 0.1f, c.routed_scale = 1;
+  c.norm_epsilon = c.latent_norm_epsilon = 1e-6f, c.attention_scale = 0.1f, c.routed_scale = 1, c.predictions = 1;
   if (!latent) return c;
   c.query_rank = 32, c.latent_rank = 32, c.nope_size = 32, c.rope_size = 16, c.value_size = 32;
   c.experts = 6, c.active_experts = 2, c.expert_width = 32, c.shared_width = 32, c.expert_groups = 2, c.kept_groups = 1;
@@ -43,7 +43,9 @@ Config config(bool latent, int threads) {
 void fill(Model& m, bool latent) {
   using R = MatrixRole;
   matrix(m, 0, R::kEmbedding, 100, 64), vector(m, 0, VectorRole::kFinalNorm, 64);
-  for (int l = 0; l < 2; l++) {
+  matrix(m, 2, R::kMerge, 64, 128);
+  for (VectorRole role : {VectorRole::kEmbeddingNorm, VectorRole::kHiddenNorm, VectorRole::kHeadNorm}) vector(m, 2, role, 64);
+  for (int l = 0; l < m.config.all_layers(); l++) {
     vector(m, l, VectorRole::kAttentionNorm, 64), vector(m, l, VectorRole::kFeedForwardNorm, 64);
     matrix(m, l, R::kOutput, 64, 128);
     if (latent) {
@@ -82,10 +84,13 @@ void steps(Model& model) {
     model.step(sequences, logits.data(), rows);
   };
   const int32_t *t = tokens.data(), *p = pages.data();
-  run({{t, 150, 0, p, 3, 149, 0, 0, -1}, {t, 70, 0, p + 5, 2, 0, -1, 0, -1}});
-  for (int i = 0; i < 20; i++) run({{t, 1, 150 + i, p, 3, 0, i % 2 - 1, 0, -1}});
-  for (int i = 0; i < 10; i++)
-    run({{t, 1, 170 + i, p, 3, 0, -1, 0, -1}, {t, 3, 70 + 3 * i, p + 5, 2, 0, -1, 0, -1}, {t, 9, 9 * i, p + 10, 2, 5, 0, 0, -1}});
+  run({{t, 150, 0, p, 3, 149, 0, -1, 0, -1}, {t, 70, 0, p + 5, 2, 0, -1, -1, 0, -1}});
+  for (int i = 0; i < 20; i++) run({{t, 1, 150 + i, p, 3, 0, i % 2 - 1, -1, 0, -1}});
+  for (int i = 0; i < 10; i++) {
+    run({{t, 1, 170 + i, p, 3, 0, -1, -1, 0, -1}, {t, 3, 70 + 3 * i, p + 5, 2, 0, -1, -1, 0, -1}, {t, 9, 9 * i, p + 10, 2, 5, 0, -1, 0, -1}});
+    std::vector<Sequence> guesses{{t, 1, 170 + i, p, 3, 0, -1, 0, 0, -1}, {t, 3, 70 + 3 * i, p + 5, 2, 2, -1, 1, 0, -1}};
+    model.predict(0, guesses, logits.data(), 2);
+  }
 }
 
 int main() {

@@ -10,22 +10,33 @@ from pathlib import Path
 
 import pytest
 
-from fathom.kernels.cpu import build
+from fathom.kernels.cpu import build, training
+from fathom.kernels.cpu.library import best_variant
 
 SCRIPT = Path(__file__).parent / "fuzz_steps.py"
+SHARED = ("-shared", str(build.SOURCES / "training.cpp"))
 
 
-def sanitizer_runtime() -> str | None:
-    """The shared address sanitizer runtime of clang, which must be loaded before Python's own memory is."""
-    clang = shutil.which("clang")
-    if clang is None:
-        return None
-    names = ("libclang_rt.asan-x86_64.so", "libclang_rt.asan-aarch64.so", "libclang_rt.asan.so")
-    for name in names:
-        found = subprocess.run([clang, f"-print-file-name={name}"], capture_output=True, text=True, check=True)
-        if Path(path := found.stdout.strip()).is_file():
-            return path
-    return None
+def sanitizer(*compilers: str) -> tuple[str, str]:
+    """The first compiler that has the address sanitizer's shared runtime, which must be loaded before Python's own
+    memory is, and that runtime; skips the test where there is none.
+    """
+    names = [f"libclang_rt.asan-{machine}.so" for machine in ("x86_64", "aarch64")] + ["libasan.so"]
+    for compiler in filter(None, map(shutil.which, compilers)):
+        for name in names:
+            found = subprocess.run([compiler, f"-print-file-name={name}"], capture_output=True, text=True, check=True)
+            if Path(path := found.stdout.strip()).is_file():
+                return compiler, path
+    pytest.skip(f"needs one of {', '.join(compilers)} with its sanitizer runtime (Debian: clang, libclang-rt-dev)")
+
+
+def sanitized(command: list[str], runtime: str) -> subprocess.CompletedProcess[str]:
+    """What a Python command gives with the runtime in place; the test fails with what the sanitizers say."""
+    options = {"ASAN_OPTIONS": "detect_leaks=0", "UBSAN_OPTIONS": "print_stacktrace=1", "LD_PRELOAD": runtime}
+    command = [sys.executable, *command]
+    result = subprocess.run(command, env=os.environ | options, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[:6000]
+    return result
 
 
 def test_random_models_and_steps(native) -> None:
@@ -43,28 +54,31 @@ def test_random_models_and_steps(native) -> None:
 def test_sanitizers_find_nothing(native, tmp_path, variant) -> None:
     if native.variant != variant:
         pytest.skip("runs once for each variant that this machine runs")
-    runtime = sanitizer_runtime()
-    if runtime is None:
-        pytest.skip("needs clang++ and its sanitizer runtime (Debian: clang, libclang-rt-dev)")
-    (library,) = build.build(tmp_path, [variant], sanitize=True, cxx=shutil.which("clang++"))
-    options = {"ASAN_OPTIONS": "detect_leaks=0", "UBSAN_OPTIONS": "print_stacktrace=1", "LD_PRELOAD": runtime}
-    command = [sys.executable, str(SCRIPT), str(library), "30", "7"]
-    result = subprocess.run(command, env=os.environ | options, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr[:6000]
+    compiler, runtime = sanitizer("clang++", "g++")
+    (library,) = build.build(tmp_path, [variant], sanitize=True, cxx=compiler)
+    result = sanitized([str(SCRIPT), str(library), "30", "7"], runtime)
     assert int(result.stdout.split()[0]) > 25
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
+def test_sanitizers_find_nothing_in_the_training_passes(tmp_path) -> None:
+    compiler, runtime = sanitizer("g++")  # which brings the OpenMP that PyTorch runs on
+    library = tmp_path / "training.so"
+    build.run([compiler, *training.flags(best_variant()), *build.SANITIZE_FLAGS, *SHARED, "-o", str(library)])
+    result = sanitized([str(SCRIPT.with_name("sanitize_training.py")), str(library)], runtime)
+    assert "100%" in result.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_threads_do_not_race(tmp_path) -> None:
-    clang = shutil.which("clang++")
-    if clang is None or sanitizer_runtime() is None:
-        pytest.skip("needs clang++ and its sanitizer runtime (Debian: clang, libclang-rt-dev)")
+    compiler, _ = sanitizer("clang++", "g++")
     files = [build.SOURCES / f"{file}.cpp" for file in build.FILES if file != "interface"]
     flags = ["-std=c++20", "-O1", "-g", "-pthread", "-fsanitize=thread", f"-I{build.SOURCES}"]
     program = tmp_path / "races"
     subprocess.run(
-        [clang, *flags, str(SCRIPT.with_name("races.cpp")), *map(str, files), "-o", str(program)], check=True
+        [compiler, *flags, str(SCRIPT.with_name("races.cpp")), *map(str, files), "-o", str(program)], check=True
     )
     # The thread sanitizer of clang 14 cannot place its shadow memory where addresses are drawn from 32 random bits.
     fixed = ["setarch", platform.machine(), "-R"] if shutil.which("setarch") else []

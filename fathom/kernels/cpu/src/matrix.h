@@ -30,12 +30,8 @@ struct Activations {
   float* values = nullptr;
 
   void represent(int row, int width, const float* x, int needs);  // width: columns; x may be values' own row
-  // The same rows, for a thread that cannot wait for another to have set the number of columns.
-  Activations with(int their_columns) const {
-    Activations copy = *this;
-    copy.columns = their_columns;
-    return copy;
-  }
+  // The same rows, for a thread that cannot wait for another to have set the number of columns, and must not read it.
+  Activations with(int their_columns) const { return {their_columns, codes, scales, bf16, values}; }
 };
 
 struct OwnActivations : Activations {

@@ -50,8 +50,10 @@ inline float maximum(F32 a) {
 }
 inline F32 keep_first(F32 a, int n, float fill) { return F32::each([&](int i) { return i < n ? a.v[i] : fill; }); }
 inline F32 round_to_integer(F32 a) { return F32::each([&](int i) { return std::nearbyint(a.v[i]); }); }
+// `whole` beyond what a float can be multiplied by, or a NaN, is as good as the bound.
 inline F32 times_power_of_two(F32 a, F32 whole) {
-  return F32::each([&](int i) { return std::ldexp(a.v[i], int(whole.v[i])); });
+  auto bounded = [](float x) { return x > 400 ? 400 : x > -400 ? int(x) : -400; };
+  return F32::each([&](int i) { return std::ldexp(a.v[i], bounded(whole.v[i])); });
 }
 
 struct I32 {
