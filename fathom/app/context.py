@@ -15,6 +15,7 @@ from fathom.app.messages import is_temporary
 from fathom.app.months import month_began
 from fathom.app.people import Person, csrf_token
 from fathom.app.runs import Owner, Runs, mark_interrupted
+from fathom.app.throttle import Throttle
 from fathom.app.users import User, Users, secret, session_hash
 from fathom.checkpoints.sources import home
 from fathom.server.accounts.accounts import CALLER
@@ -45,6 +46,7 @@ class Context:
         self.owner = Owner(home() / "app-servers")
         mark_interrupted(self.database, self.owner)
         self.runs = Runs(self.owner.name)
+        self.throttle = Throttle()
 
     async def close(self) -> None:
         """End the answers, store them, let go."""

@@ -7,7 +7,7 @@ from pydantic import Field
 from starlette.responses import JSONResponse, Response
 
 from fathom.app import notes, shares
-from fathom.app.chat_routes import Id
+from fathom.app.asking import Id
 from fathom.app.context import Context, changes, in_thread
 from fathom.server.deepseek.fields import Strict
 from fathom.server.errors import bad_request

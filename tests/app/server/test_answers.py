@@ -1,5 +1,6 @@
 """Answers under way: streamed, seen by several, stopped, continued, stored, branched."""
 
+import json
 import threading
 
 import pytest
@@ -384,3 +385,35 @@ def test_it_waits_for_the_model_and_tells_what_it_waits_for(start_app, scripted)
                     go.set()
     assert stages[0] == "loading"
     assert stages[-1] == "answer"
+
+
+def test_a_question_and_its_answer_over_one_connection(visitor):
+    """The first event is what the POST would have answered; what follows are the run's events, from the first on."""
+    asked = {"content": "hello there", "temporary": False}
+    events = []
+    with visitor.stream("POST", "answers", json=asked, headers={"Accept": "text/event-stream"}) as response:
+        assert response.status_code == 200
+        kind = ""
+        for line in response.iter_lines():
+            if line.startswith("event: "):
+                kind = line[7:]
+            elif line.startswith("data: "):
+                events.append((kind, json.loads(line[6:])))
+    assert events[0][0] == "begun"
+    begun = events[0][1]
+    assert [kind for kind, _ in events][-2:] == ["done", "end"]
+    chat = visitor.get(f"chats/{begun['chat']['id']}").json()
+    assert [message["id"] for message in chat["messages"]] == [begun["user"]["id"], begun["answer"]["id"]]
+    said = "".join(data["text"] for kind, data in events if kind == "answer")
+    assert chat["messages"][1]["content"] == said != ""
+    again = list(visitor.events(begun["run"]["id"]))  # neighbouring pieces may be joined
+    assert joined(again, "answer") == said
+    assert again[-2][2] == events[-2][1]
+
+
+def test_a_new_chat_begins_with_a_new_question(visitor):
+    chat = visitor.post("answers", json={"content": "hello there", "temporary": True}).json()["chat"]
+    assert chat["temporary"]
+    question = visitor.messages(chat["id"])[0]["id"]
+    for wrong in ({"question": question}, {"continue": question}, {"content": "x", "parent": question}):
+        assert visitor.post("answers", json=wrong).status_code == 400

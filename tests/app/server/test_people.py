@@ -2,7 +2,7 @@
 
 import pytest
 
-from fathom.app.person_routes import Throttle
+from fathom.app.throttle import Throttle
 from fathom.app.users import UserError
 from fathom.server.errors import ApiError
 

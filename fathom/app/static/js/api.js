@@ -40,16 +40,16 @@ async function failure(response) {
   return new ApiError(body?.error?.message ?? "", response.status, body?.error?.code ?? null);
 }
 
-async function request(method, path, { json, form, signal } = {}, again = true) {
+async function request(method, path, { json, form, signal, accept } = {}, again = true) {
   const body = form ?? (json === undefined ? undefined : JSON.stringify(json));
-  const type = json === undefined ? {} : { "Content-Type": "application/json" };
+  const type = { ...(json !== undefined && { "Content-Type": "application/json" }), ...(accept && { Accept: accept }) };
   const response = await send(ROOT + path, { method, body, signal, headers: headers(type), cache: "no-store" });
   if (response.ok) return response;
   const error = await failure(response);
   // The token is as old as the session: a new one, once.
   if (error.code === "csrf" && again) {
     await session();
-    return request(method, path, { json, form, signal }, false);
+    return request(method, path, { json, form, signal, accept }, false);
   }
   throw error;
 }
@@ -89,12 +89,10 @@ export const changePassword = (old, fresh) => call("POST", "password", { json: {
 export const saveSettings = (settings) => call("PATCH", "settings", { json: settings });
 
 export const listChats = (values = {}) => call("GET", `chats${query(values)}`);
-export const createChat = (values = {}) => call("POST", "chats", { json: values });
 export const readChat = (id) => call("GET", `chats/${part(id)}`);
 export const changeChat = (id, values) => call("PATCH", `chats/${part(id)}`, { json: values });
 export const deleteChat = (id) => call("DELETE", `chats/${part(id)}`);
 export const changeMessage = (chat, id, values) => call("PATCH", `chats/${part(chat)}/messages/${part(id)}`, { json: values });
-export const ask = (chat, values) => call("POST", `chats/${part(chat)}/answers`, { json: values });
 export const forgetFile = (id) => call("DELETE", `files/${part(id)}`);
 export const stopRun = (run) => call("POST", `runs/${part(run)}/stop`);
 export const answerNow = (run) => call("POST", `runs/${part(run)}/answer-now`);
@@ -162,7 +160,22 @@ export function uploadFile(upload, progress, signal, temporary = false) {
 
 /** What happens in a run after the event numbered `after`: `{id, kind, data}` as they arrive, until the connection ends. */
 export async function* runEvents(run, after, signal) {
-  const response = await request("GET", `runs/${part(run)}/events${query({ after })}`, { signal });
+  yield* events(await request("GET", `runs/${part(run)}/events${query({ after })}`, { signal }));
+}
+
+/**
+ * Asks, in a new chat where `chat` is null. Gives what the server made of it, and what then happens in the run, over one
+ * connection: the first word need not wait for a second request.
+ */
+export async function ask(chat, values, signal) {
+  const path = chat ? `chats/${part(chat)}/answers` : "answers";
+  const coming = events(await request("POST", path, { json: values, signal, accept: "text/event-stream" }));
+  const { value } = await coming.next();
+  if (value?.kind !== "begun") throw new ApiError("", 0);
+  return { known: value.data, coming };
+}
+
+async function* events(response) {
   try {
     for await (const { id, event, data } of readEvents(response)) yield { id, kind: event, data: JSON.parse(data) };
   } catch (error) {

@@ -240,17 +240,18 @@ export class App {
     return { role: "assistant", content: "", thought: "", created: Date.now() / 1000, state: "running", think: this.composer.thinks, search: this.composer.searches };
   }
 
-  // Shown at once, before the server has said anything.
+  // The request goes first, then the question is shown: at once, before the server has said anything.
   async #send(request, answer, question, head) {
     this.#asked += 1;
     answer.sent = { request, question, head };
-    this.#show();
     const chat = this.#chat;
+    const asking = this.#asking(chat, request, answer);
+    this.#show();
     try {
-      chat.id ??= await this.#create(chat);
-      const known = await api.ask(chat.id, { ...request, think: answer.think, search: answer.search });
+      const { known, ...open } = await asking;
       settleLocal(chat, [...(question ? [[question, known.user]] : []), [answer, known.answer]]);
-      this.#begun(chat, answer, known);
+      if (!chat.id) this.#named(chat, known.chat.id);
+      this.#begun(chat, answer, known, open);
     } catch (error) {
       if (!(error instanceof ApiError)) throw error;
       Object.assign(answer, { state: "failed", error: { code: error.status ? error.code : "network", message: error.message } });
@@ -263,26 +264,33 @@ export class App {
     if (runningAnswer(this.#chat)) return;
     this.#asked += 1;
     const chat = this.#chat;
-    const known = await this.#attempt(() => api.ask(chat.id, { ...request, think: answer.think, search: answer.search }));
-    if (!known) return;
+    const asked = await this.#attempt(() => this.#asking(chat, request, answer));
+    if (!asked) return;
+    const { known, ...open } = asked;
     Object.assign(answer, known.answer);
-    this.#begun(chat, answer, known);
+    this.#begun(chat, answer, known, open);
   }
 
-  async #create(chat) {
-    const created = await api.createChat(chat.temporary ? { temporary: true } : {});
-    const { messages, head } = chat;
-    Object.assign(chat, created, { messages, head });
-    if (chat === this.#chat) history.replaceState(null, "", `#${chat.id}`);
-    return created.id;
+  async #asking(chat, request, answer) {
+    const controller = new AbortController();
+    const fresh = chat.id ? {} : { temporary: Boolean(chat.temporary) };
+    const { known, coming } = await api.ask(chat.id, { ...request, ...fresh, think: answer.think, search: answer.search }, controller.signal);
+    return { known, coming, controller };
   }
 
-  #begun(chat, answer, known) {
+  #named(chat, id) {
+    chat.id = id;
+    if (chat === this.#chat) history.replaceState(null, "", `#${id}`);
+  }
+
+  // `open`: the connection that it was asked over.
+  #begun(chat, answer, known, open) {
+    if (chat === this.#chat) {
+      this.#follow(answer, open);
+      this.#show();
+    } else open.controller.abort();
     this.#summarise(chat, known.chat);
     this.#tabs.postMessage({ chat: chat.id });
-    if (chat !== this.#chat) return;
-    this.#follow(answer);
-    this.#show();
   }
 
   #summarise(chat, summary) {
@@ -292,7 +300,7 @@ export class App {
     this.#showChats();
   }
 
-  #follow(answer) {
+  #follow(answer, open = null) {
     if (this.#live?.run === answer.run && this.#live.answer === answer) return;
     this.#live?.leave();
     const chat = this.#chat;
@@ -302,7 +310,7 @@ export class App {
       title: (title) => this.#titled(chat, title),
       lost: (lost) => this.#say(lost ? t("reconnecting") : ""),
       end: () => this.#ended(chat, answer),
-    });
+    }, open);
     this.#live.follow();
   }
 

@@ -34,9 +34,12 @@ export class GrowingText {
 
   append(text) {
     if (!text) return;
+    const first = !this.#text;
     this.#text += text;
     this.#done = false;
-    this.#schedule();
+    // The first word waits for nothing.
+    if (first && this.element.isConnected) this.#render();
+    else this.#schedule();
   }
 
   /** Begins again with another text. */

@@ -8,14 +8,18 @@ const LONGEST_PAUSE_MS = 5000;
 export class Live {
   #controller = new AbortController();
   #sequence;
+  #open;
   #ended = false;
 
   /**
    * `answer.sequence` is the last event whose words are in it: what follows is asked for. `on`: answer(answer, what, text):
    * something of it changed, `what` is "thought" or "text" (with the new piece), "search", "whole" or "state";
    * files(message, files): how the files of a question were used; title(title); lost(whether): the connection; end().
+   * `open`: {coming, controller} of the connection that the question was asked over, which brings the first events.
    */
-  constructor(answer, on) {
+  constructor(answer, on, open = null) {
+    this.#open = open;
+    if (open) this.#controller = open.controller;
     this.answer = answer;
     this.run = answer.run;
     this.on = on;
@@ -33,7 +37,7 @@ export class Live {
     let pause = FIRST_PAUSE_MS;
     while (!this.#ended && !this.#controller.signal.aborted) {
       try {
-        for await (const event of runEvents(this.run, this.#sequence, this.#controller.signal)) {
+        for await (const event of this.#events()) {
           if (pause !== FIRST_PAUSE_MS) this.on.lost(false);
           pause = FIRST_PAUSE_MS;
           this.#take(event);
@@ -51,6 +55,12 @@ export class Live {
       pause = Math.min(pause * 2, LONGEST_PAUSE_MS);
     }
     if (!this.#controller.signal.aborted) this.on.end();
+  }
+
+  #events() {
+    const coming = this.#open?.coming ?? runEvents(this.run, this.#sequence, this.#controller.signal);
+    this.#open = null;
+    return coming;
   }
 
   #take({ id, kind, data }) {
