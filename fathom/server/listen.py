@@ -88,9 +88,9 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def serve(app: FastAPI, service: Service, config: ServerConfig, listener: socket.socket) -> None:
-    """Answer on `listener` until SIGINT or SIGTERM; returns when drained."""
-    settings = uvicorn.Config(
+def settings(app: FastAPI, config: ServerConfig) -> uvicorn.Config:
+    """How uvicorn runs the API."""
+    return uvicorn.Config(
         app,
         http=TimedProtocol,
         ws="none",
@@ -103,4 +103,8 @@ def serve(app: FastAPI, service: Service, config: ServerConfig, listener: socket
         timeout_keep_alive=65,
         timeout_graceful_shutdown=2,
     )
-    FathomServer(settings, service, config.drain_seconds).run(sockets=[listener])
+
+
+def serve(app: FastAPI, service: Service, config: ServerConfig, listener: socket.socket) -> None:
+    """Answer on `listener` until SIGINT or SIGTERM; returns when drained."""
+    FathomServer(settings(app, config), service, config.drain_seconds).run(sockets=[listener])
