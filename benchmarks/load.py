@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0, help="for each server (requests), for all (crowd)")
     parser.add_argument("--tokens", type=int, default=48, help="of each answer")
     parser.add_argument("--engine", action="store_true", help="crowd: on smollm2:135m, not on the free model")
-    parser.add_argument("--also", action="append", default=[], metavar="NAME=PORT:MODEL", help="requests: a running server")
+    parser.add_argument("--also", action="append", default=[], metavar="NAME=PORT:MODEL", help="a running server")
     parser.add_argument("--json", action="store_true", help="one line")
     options = parser.parse_args()
     result = {"overhead": overhead, "requests": requests, "crowd": crowd}[options.what](options)
@@ -86,8 +86,7 @@ def overhead(options: argparse.Namespace) -> dict[str, Any]:
     with server("engine") as (port, command):
         command(f"bare {streams} 4")
         pairs = [
-            (command(f"bare {streams} {tokens}"), served(port, command, streams, tokens))
-            for _ in range(options.rounds)
+            (command(f"bare {streams} {tokens}"), served(port, command, streams, tokens)) for _ in range(options.rounds)
         ]
         first_engine, first_server = zip(
             *((command("first 5"), asyncio.run(first_tokens(port, 5))) for _ in range(3)), strict=True
@@ -197,7 +196,7 @@ async def watched(port: int, command: Command, tally: "Tally", streams: int, sec
 
     async def person(connection: Connection, number: int) -> None:
         while time.perf_counter() < until:
-            asked = body(number, len(tally.expected) and tally.tokens, temperature=0, ignore_eos=True)
+            asked = body(number, tally.tokens, temperature=0, ignore_eos=True)
             answer = await connection.post(PATH, asked)
             if pause := tally.take(number, answer):
                 await asyncio.sleep(pause)

@@ -1,4 +1,4 @@
-"""A client that costs little: HTTP/1.1 by hand over asyncio, bytes kept as they come and read when the answer is over."""
+"""A client that costs little: HTTP/1.1 by hand over asyncio, bytes kept as they come and read at the end."""
 
 import asyncio
 import json
@@ -61,7 +61,8 @@ class Connection(asyncio.Protocol):
     async def post(self, path: str, body: dict[str, Any]) -> Answer:
         """The whole answer to one request. Raises ConnectionError where the server closes in its midst."""
         data = json.dumps(body).encode()
-        head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
+        host = "Host: 127.0.0.1\r\nContent-Type: application/json\r\n"
+        head = f"POST {path} HTTP/1.1\r\n{host}Content-Length: {len(data)}\r\n\r\n"
         self._data.clear()
         self._answer = Answer()
         self._done = asyncio.get_running_loop().create_future()
@@ -107,7 +108,8 @@ class Connection(asyncio.Protocol):
         elif len(body) < int(headers.get("content-length", "0")):
             return
         answer = self._answer
-        answer.status, answer.headers, answer.body, answer.total = int(first.split()[1]), headers, body, now - self._began
+        answer.status, answer.headers = int(first.split()[1]), headers
+        answer.body, answer.total = body, now - self._began
         self._done.set_result(None)
 
 

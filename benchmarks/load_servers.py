@@ -6,7 +6,8 @@
 
 The first line of stdout is the port. Then each line of stdin is a command, answered by one line of JSON:
 `cpu` (processor seconds so far: of the process and of its event loop's thread), `bare STREAMS TOKENS` (the engine
-alone), `first TIMES` (milliseconds to its first token), `memory` (resident MiB).
+alone), `first TIMES` (milliseconds to its first token), `texts STREAMS TOKENS` (what each stream must be told), `memory`
+(resident MiB).
 """
 
 import asyncio
@@ -54,7 +55,8 @@ def main() -> None:
         listener.listen(1024)
         engine = load(MODEL) if kind == "engine" else FreeEngine()
         app, ready = plain_app(engine) if kind == "plain" else fathom_app(engine, listener.getsockname()[1])
-        server = uvicorn.Server(settings(app, ServerConfig()) if kind != "plain" else uvicorn.Config(app, log_config=None))
+        how = uvicorn.Config(app, log_config=None) if kind == "plain" else settings(app, ServerConfig())
+        server = uvicorn.Server(how)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         while not server.started or not ready():
@@ -193,7 +195,7 @@ class FreeEngine:
         """Its thread is a daemon."""
 
 
-# A server as vLLM's is written: pydantic for the request and for every chunk, StreamingResponse over a generator -------
+# A server as vLLM's is written: pydantic for the request and for every chunk, StreamingResponse over a generator ------
 
 
 class PlainMessage(BaseModel):
