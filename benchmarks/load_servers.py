@@ -6,14 +6,13 @@
 
 The first line of stdout is the port. Then each line of stdin is a command, answered by one line of JSON:
 `cpu` (processor seconds so far: of the process and of its event loop's thread), `bare STREAMS TOKENS` (the engine
-alone), `first TIMES` (milliseconds to its first token), `texts STREAMS TOKENS` (what each stream must be told), `memory`
-(resident MiB).
+alone), `first TIMES` (milliseconds to its first token), `texts STREAMS TOKENS` (what each stream must be told),
+`memory` (resident MiB).
 """
 
 import asyncio
 import itertools
 import json
-import socket
 import statistics
 import sys
 import threading
@@ -36,7 +35,7 @@ from fathom.engine.loading import load, read_template, read_tokenizer
 from fathom.engine.stats import Counts, Load
 from fathom.server.api import create_app
 from fathom.server.config import ServerConfig
-from fathom.server.listen import settings
+from fathom.server.listen import bind, settings
 from fathom.server.service import Service
 from fathom.text import Answer
 
@@ -50,9 +49,7 @@ def question(number: int) -> str:
 
 def main() -> None:
     kind = sys.argv[1]
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(1024)
+    with bind("127.0.0.1", 0) as listener:
         engine = load(MODEL) if kind == "engine" else FreeEngine()
         app, ready = plain_app(engine) if kind == "plain" else fathom_app(engine, listener.getsockname()[1])
         how = uvicorn.Config(app, log_config=None) if kind == "plain" else settings(app, ServerConfig())

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import json
+import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
+from fathom.server.listen import bind
 from fathom.text import Answer
 
 CHAT = {"model": "deepseek-chat", "messages": [{"role": "user", "content": "hello there"}]}
@@ -182,3 +184,16 @@ def test_answers_that_outlast_the_drain_end_with_an_error(served, stream):
     assert "shutting down" in response.text
     assert response.status_code == (200 if stream else 503)
     assert served.engine.tickets[0].cancelled.wait(1)
+
+
+async def test_tokens_do_not_wait_for_acknowledgements():
+    """Nagle's algorithm and a client's late ACK would hold the second packet of every answer for 40 ms."""
+    accepted = asyncio.get_running_loop().create_future()
+    with bind("127.0.0.1", 0) as listener:
+        server = await asyncio.start_server(lambda _, writer: accepted.set_result(writer), sock=listener)
+        _, client = await asyncio.open_connection(*listener.getsockname())
+        writer = await accepted
+        assert writer.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        writer.close()
+        client.close()
+        server.close()
