@@ -22,6 +22,8 @@ _IS_TEXT, _IS_JSON = (
 )  # V3.2's mark of what is text and what JSON
 # White space in JSON: a space, or a new line and its indentation; without a bound small models write nothing else.
 _WHITE_SPACE = {"whitespace_pattern": r"(\n? {0,20})"}
+# llguidance reads a schema's numbers as doubles (RFC 8259, section 6): larger integers would change silently.
+_EXACT_INTEGER = 2**53
 
 
 class GrammarError(TextError):
@@ -77,8 +79,23 @@ def answer_grammar(
 
 
 def json_rule(schema: Mapping[str, Any]) -> str:
-    """Any JSON text that the schema admits."""
+    """Any JSON text that the schema admits; raises GrammarError for integers that a double cannot hold."""
+    _check_integers(schema)
     return "%json " + json.dumps({**schema, "x-guidance": _WHITE_SPACE}, ensure_ascii=True)
+
+
+def _check_integers(schema: Mapping[str, Any]) -> None:
+    left: list[object] = [schema]
+    while left:
+        value = left.pop()
+        if isinstance(value, Mapping):
+            left.extend(value.values())
+        elif isinstance(value, list | tuple):
+            left.extend(value)
+        elif isinstance(value, int) and abs(value) > _EXACT_INTEGER:
+            raise GrammarError(
+                f"the schema holds {str(value)[:40]}: integers beyond 2^53 are not kept exactly; make it a string"
+            )
 
 
 def _answer(rule: str) -> str:

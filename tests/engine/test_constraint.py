@@ -91,7 +91,7 @@ LEAVES = st.one_of(
     st.just({"type": "null"}),
     st.builds(
         lambda choices: {"enum": choices},
-        st.lists(NAMES | st.integers() | st.none(), min_size=1, max_size=3, unique=True),
+        st.lists(NAMES | st.integers(-(2**53), 2**53) | st.none(), min_size=1, max_size=3, unique=True),
     ),
     st.sampled_from(
         [{"type": "string", "format": "date"}, {"type": "string", "pattern": "^[a-c]{1,4}$"}, {"const": 'é"\\\n'}]
@@ -270,6 +270,12 @@ def test_schemas_that_cannot_be_followed_are_refused_in_bounded_time(
             grammars.compile(grammar)
     assert grammars.compile(Grammar('start: "a"', "answer"))  # and it goes on
     grammars.close()
+
+
+@pytest.mark.parametrize("schema", [{"enum": [2**53 + 1]}, {"properties": {"a": {"items": {"minimum": -(2**60)}}}}])
+def test_integers_that_would_change_silently_are_refused(smollm2: Tokenizer, schema: dict[str, Any]) -> None:
+    with pytest.raises(GrammarError, match=r"the schema holds .* make it a string"):
+        answer_grammar(smollm2, None, schema, None)
 
 
 def test_a_form_and_no_end_contradict_each_other(engines: Any) -> None:
