@@ -42,3 +42,23 @@ class Adapter:
         """What the adapter adds to the weight of one layer, float32 [O, I]."""
         a_RI, b_OR = self.pairs[name]
         return self.scale * (b_OR.float() @ a_RI.float())
+
+    def towards(self, other: "Adapter", share: float) -> "Adapter":
+        """The mean of both adapters' matrices, `share` of the other's (weight averaging, arXiv 2109.01903), in float32.
+
+        It means something for adapters of which one was trained from the other: their matrices then speak of the same
+        directions. What a long training on one thing unlearned comes back sooner than what it learned goes.
+
+        Raises:
+            ValueError: they differ in layers, ranks or scale.
+
+        """
+        if self.scale != other.scale or self.pairs.keys() != other.pairs.keys():
+            raise ValueError("the two adapters differ in their layers or their scale: only relatives can be averaged")
+        pairs = {}
+        for layer, own in self.pairs.items():
+            if any(mine.shape != theirs.shape for mine, theirs in zip(own, other.pairs[layer], strict=True)):
+                raise ValueError(f"the two adapters differ in the rank or size of {layer}")
+            a_RI, b_OR = (m.float().lerp(o.float(), share) for m, o in zip(own, other.pairs[layer], strict=True))
+            pairs[layer] = (a_RI, b_OR)
+        return Adapter(self.scale, pairs)

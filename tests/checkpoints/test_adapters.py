@@ -43,6 +43,24 @@ def test_round_trip_is_exact(tmp_path):
         assert all(torch.equal(ours, read) for ours, read in zip(pair, stored.adapter.pairs[name], strict=True))
 
 
+def test_the_mean_of_relatives_lies_between_them():
+    _, first = made()
+    second = Adapter(first.scale, {name: (a + 1, b - 2) for name, (a, b) in first.pairs.items()})
+    for name, (a, b) in first.towards(second, 0.75).pairs.items():
+        own_a, own_b = first.pairs[name]
+        torch.testing.assert_close(a, own_a + 0.75)
+        torch.testing.assert_close(b, own_b - 1.5)
+
+
+def test_strangers_are_not_averaged():
+    _, first = made()
+    fewer = dict(list(first.pairs.items())[1:])
+    wider = {name: (torch.cat([a, a]), torch.cat([b, b], 1)) for name, (a, b) in first.pairs.items()}
+    for other in (Adapter(first.scale, fewer), Adapter(first.scale + 1, first.pairs), Adapter(first.scale, wider)):
+        with pytest.raises(ValueError, match="differ"):
+            first.towards(other, 0.5)
+
+
 def test_peft_computes_the_same_and_what_peft_writes_is_read_back(tmp_path):
     peft, transformers = pytest.importorskip("peft"), pytest.importorskip("transformers")
     model, adapter = made()

@@ -8,8 +8,11 @@ import sys
 import time
 
 import pytest
+import torch
 
+from fathom.checkpoints.adapters import read_adapter, write_adapter
 from fathom.cli.main import main
+from fathom.models.adapter import Adapter
 
 
 def json_of(capsys, *arguments):
@@ -71,6 +74,25 @@ def test_export_then_show(smollm2_gguf, tmp_path, capsys):
     assert main(["export", "smollm2:135m", str(tmp_path / "out"), "--dtype", "bf16"]) == 0
     capsys.readouterr()
     assert json_of(capsys, "show", str(tmp_path / "out"))["parameters_total"] == 134_515_008
+
+
+def test_export_averages_adapters(tmp_path, capsys):
+    def write(name: str, number: float) -> str:
+        pairs = {"model.layers.0.self_attn.q_proj": (torch.full((2, 4), number), torch.full((4, 2), -number))}
+        write_adapter(tmp_path / name, Adapter(2.0, pairs), base="ORG/NAME")
+        return str(tmp_path / name)
+
+    first, second, out = write("first", 1.0), write("second", 3.0), str(tmp_path / "out")
+    assert main(["export", first, out, "--mix", second, "--share", "0.25", "--dtype", "f32"]) == 0
+    stored = read_adapter(out)
+    assert stored.base == "ORG/NAME"
+    assert [matrix.unique().tolist() for matrix in stored.adapter.pairs["model.layers.0.self_attn.q_proj"]] == [
+        [1.5],
+        [-1.5],
+    ]
+    for bad in (["--share", "2"], ["--to", "gguf"], ["--dtype", "fp8"], []):  # the last: the folder is taken
+        assert main(["export", first, out, "--mix", second, *bad]) != 0
+    capsys.readouterr()
 
 
 def test_doctor_is_content_here(smollm2_gguf, capsys, monkeypatch):
