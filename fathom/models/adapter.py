@@ -59,6 +59,9 @@ class Adapter:
         for layer, own in self.pairs.items():
             if any(mine.shape != theirs.shape for mine, theirs in zip(own, other.pairs[layer], strict=True)):
                 raise ValueError(f"the two adapters differ in the rank or size of {layer}")
-            a_RI, b_OR = (m.float().lerp(o.float(), share) for m, o in zip(own, other.pairs[layer], strict=True))
+            a_RI, b_OR = (
+                (1 - share) * mine.float() + share * theirs.float()
+                for mine, theirs in zip(own, other.pairs[layer], strict=True)
+            )
             pairs[layer] = (a_RI, b_OR)
         return Adapter(self.scale, pairs)
