@@ -5,7 +5,7 @@ What the reader does not compute (DoRA, trained biases, saved modules, adapted e
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,10 +48,17 @@ class StoredAdapter:
     @cached_property
     def adapter(self) -> Adapter:
         """The pairs of matrices."""
+        return self._read(self._file.tensor)
+
+    def on_host(self) -> Adapter:
+        """The same with numpy arrays, float32, for runners that do without PyTorch."""
+        return self._read(self._file.array)
+
+    def _read(self, matrix: Callable[[str], Any]) -> Adapter:
         scale = _scale(self.config, self._alpha, self._rank)
         pairs = {}
         for layer, (a_name, b_name) in self._pairs.items():
-            a_RI, b_OR = self._file.tensor(a_name), self._file.tensor(b_name)
+            a_RI, b_OR = matrix(a_name), matrix(b_name)
             alpha = float(_pattern(self.config, "alpha_pattern", layer, self._alpha))
             own = _scale(self.config, alpha, a_RI.shape[0])
             pairs[layer] = (a_RI, b_OR if own == scale else b_OR * (own / scale))

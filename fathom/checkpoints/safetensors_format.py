@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from fathom.checkpoints.errors import MalformedFileError, UnsupportedTypeError
+from fathom.checkpoints.gguf_types import Floats, numbers_of
 from fathom.checkpoints.mapping import Bytes, map_file, release
 from fathom.checkpoints.writing import write_atomically
 
@@ -74,6 +75,16 @@ class SafetensorsFile:
         if data.size == 0:
             return torch.empty(entry.shape, dtype=dtype)
         return torch.from_numpy(data).view(dtype).view(entry.shape)
+
+    def array(self, name: str) -> Floats:
+        """One tensor of a float type as float32 in numpy: a copy, without PyTorch.
+
+        Raises UnsupportedTypeError for other types than F32, F16 and BF16.
+        """
+        entry = self.entries[name]
+        if entry.type not in ("F32", "F16", "BF16"):
+            raise UnsupportedTypeError(f"{self.path}: {name} is stored as {entry.type}, expected F32, F16 or BF16")
+        return numbers_of(entry.type, self.stored(name), entry.shape)
 
 
 def parse_header(data: Bytes, path: Path) -> tuple[dict[str, Entry], dict[str, str]]:

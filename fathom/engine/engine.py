@@ -267,10 +267,11 @@ class Engine:
         self.close()
 
     def _load_thinker(self, thinker: Thinker) -> None:
-        """Load its adapter for the first request that needs it: many never do, and reading one imports PyTorch."""
+        """Load its adapter for the first request that needs it: many never do."""
         with self._loading_thinker:
             if thinker.name not in self._core.adapters:
-                self._core.put_adapter(thinker.name, thinker.stored.adapter)
+                on_host = self.runner.name.startswith("native")  # which would import PyTorch for nothing else
+                self._core.put_adapter(thinker.name, thinker.stored.on_host() if on_host else thinker.stored.adapter)
 
     def _accept(self, request: Request, on_event: OnEvent) -> ActiveRequest:
         self._check_prompt(request.prompt.ids)

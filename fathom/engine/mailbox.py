@@ -4,6 +4,7 @@ import asyncio
 from collections import deque
 from queue import SimpleQueue
 from typing import Generic, TypeVar
+from weakref import WeakKeyDictionary, ref
 
 from fathom.engine.request import EngineEvent
 
@@ -22,6 +23,42 @@ class Mailbox:
         return self._events.get()
 
 
+class _Bell:
+    """Wakes an event loop once for all mailboxes that got something since it last looked: waking is a system call, and
+    one step of the engine has something for every stream.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = ref(loop)  # the loop keeps the bell, in a dictionary that lets go of both
+        self._waiting: deque[asyncio.Event] = deque()
+        self._rung = False
+
+    def ring(self, arrived: asyncio.Event) -> None:
+        """Have `arrived` set on the loop. Called from any thread. Raises RuntimeError when the loop is closed."""
+        self._waiting.append(arrived)
+        loop = self._loop()
+        if loop is None:
+            raise RuntimeError("the event loop is gone")
+        if not self._rung or loop.is_closed():
+            self._rung = True
+            loop.call_soon_threadsafe(self._set_all)
+
+    def _set_all(self) -> None:
+        self._rung = False  # before the queue is looked at: what comes after rings again
+        while self._waiting:
+            self._waiting.popleft().set()
+
+
+_BELLS: "WeakKeyDictionary[asyncio.AbstractEventLoop, _Bell]" = WeakKeyDictionary()
+
+
+def _bell() -> _Bell:
+    loop = asyncio.get_running_loop()
+    if loop not in _BELLS:
+        _BELLS[loop] = _Bell(loop)
+    return _BELLS[loop]
+
+
 class AsyncMailbox(Generic[ItemT]):
     """Items for a reader on the event loop that runs when this is made.
 
@@ -29,7 +66,7 @@ class AsyncMailbox(Generic[ItemT]):
     """
 
     def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
+        self._bell = _bell()
         self._items: deque[ItemT] = deque()
         self._arrived = asyncio.Event()
         self._woken = False
@@ -39,7 +76,7 @@ class AsyncMailbox(Generic[ItemT]):
         self._items.append(item)
         if not self._woken:
             self._woken = True
-            self._loop.call_soon_threadsafe(self._arrived.set)
+            self._bell.ring(self._arrived)
 
     async def take(self) -> list[ItemT]:
         """All that has arrived since the last call, in order; waits for at least one."""

@@ -23,6 +23,7 @@ from fathom.models.config import ModelConfig
 from fathom.models.shapes import parameter_shapes
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import Tensor
 
 _LATENT_NORM_EPSILON = 1e-6  # whatever rms_norm_eps says: see fathom.models.attention
@@ -177,7 +178,10 @@ class NativeRunner:
         self._adapters.pop(number, None)
         self._model.drop_adapter(number)
 
-    def _adapter_bytes(self, matrix: Tensor) -> Bytes:
+    def _adapter_bytes(self, matrix: Tensor | Floats) -> Bytes:
+        if isinstance(matrix, np.ndarray):
+            stored = _bf16(matrix) if self._adapter_type == "BF16" else matrix
+            return np.ascontiguousarray(stored).view(np.uint8)
         import torch
 
         dtype = torch.bfloat16 if self._adapter_type == "BF16" else torch.float32
@@ -330,6 +334,12 @@ class _Loader:
     def _numbers(self, name: str) -> Floats:
         stored = self.checkpoint.stored(name)
         return numbers_of(stored.type, stored.data, stored.shape)
+
+
+def _bf16(x: Floats) -> NDArray[np.uint16]:
+    """Rounded to the nearest BF16, ties to even, as PyTorch rounds."""
+    bits = np.ascontiguousarray(x).view(np.uint32)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
 
 
 def _halves(config: ModelConfig, role: Matrix, rows: Bytes) -> Bytes:

@@ -10,11 +10,12 @@ from starlette.responses import JSONResponse
 from fathom.server.errors import ApiError
 
 Chunk = dict[str, Any]
+_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))  # json.dumps would make one for every chunk
 
 
 def encode(value: object) -> bytes:
     """Compact UTF-8 JSON."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    return _JSON.encode(value).encode()
 
 
 def _data_line(event: Mapping[str, Any]) -> bytes:

@@ -94,33 +94,44 @@ class EventStream(WatchedResponse):
         super().__init__(config, {**_STREAM_HEADERS, **headers}, resource, dialect)
         self.accepted = accepted
         self.source = source
+        self._written = 0.0  # when, by the loop's clock
 
     async def work(self, send: Send) -> None:
         """Send what the source yields, and signs of life while it does not."""
         if self.accepted is not None:
             await self.accepted()
         await self.start(send)
+        tasks = [asyncio.ensure_future(self._send_all(send)), asyncio.ensure_future(self._keep_alive(send))]
         try:
-            async for chunks in self._kept_alive(send):
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        for task in done:
+            task.result()
+
+    async def write(self, send: Send, data: bytes, *, more: bool = True) -> None:
+        """As the base's; also the time of the last sign of life."""
+        self._written = asyncio.get_running_loop().time()
+        await super().write(send, data, more=more)
+
+    async def _send_all(self, send: Send) -> None:
+        try:
+            async for chunks in self.source:
                 await self.write(send, b"".join(map(self.dialect.event, chunks)))
         except ApiError as error:
             await self.write(send, self.dialect.event(self.dialect.error(error)))
         await self.write(send, self.dialect.done, more=False)
 
-    async def _kept_alive(self, send: Send) -> AsyncIterator[Sequence[Mapping[str, Any]]]:
-        coming: asyncio.Future[Sequence[Mapping[str, Any]]] | None = None
-        try:
-            while True:
-                coming = asyncio.ensure_future(anext(self.source))
-                while not (await asyncio.wait({coming}, timeout=self.config.keep_alive_seconds))[0]:
-                    await self.write(send, self.dialect.keep_alive)
-                yield coming.result()
-        except StopAsyncIteration:
-            return
-        finally:
-            if coming is not None:
-                coming.cancel()
-                await asyncio.gather(coming, return_exceptions=True)
+    async def _keep_alive(self, send: Send) -> None:
+        """Apart from the source, so that a token costs no timer and no task; ends only by an error."""
+        time, silence = asyncio.get_running_loop().time, self.config.keep_alive_seconds
+        self._written = time()
+        while True:
+            await asyncio.sleep(self._written + silence - time())
+            if time() >= self._written + silence:
+                await self.write(send, self.dialect.keep_alive)
 
 
 class WholeAnswer(WatchedResponse):

@@ -131,12 +131,13 @@ def test_a_dialect_that_does_not_exist_is_refused_with_those_that_do() -> None:
         read_template(Tokenizer.from_gguf(BASE_MODEL), "chatmll")
 
 
-def test_an_answer_from_native_kernels_imports_no_torch(tmp_path):
+@pytest.mark.parametrize("more", [[], ["--think"]])
+def test_an_answer_from_native_kernels_imports_no_torch(more):
     """Nor what a server needs: a cold process is to answer at once."""
     code = (
         "import sys\n"
         "from fathom.cli.main import main\n"
-        "code = main(['run', 'Say hello.', '--max-tokens', '2', '--threads', '1', '--device', 'cpu'])\n"
+        f"code = main(['run', 'Say hello.', '--max-tokens', '2', '--threads', '1', '--device', 'cpu', *{more}])\n"
         "heavy = {'torch', 'sqlalchemy', 'httpx', 'pydantic', 'transformers', 'jinja2'} & set(sys.modules)\n"
         "sys.exit(code or ', '.join(sorted(heavy)) or 0)\n"
     )

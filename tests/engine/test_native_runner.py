@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fathom.checkpoints import StoredTensor, TensorInfo, load_model, open_checkpoint
+from fathom.checkpoints.adapters import read_adapter, write_adapter
 from fathom.checkpoints.tensor_names import parts_of
 from fathom.engine import Engine
 from fathom.engine.errors import InvalidRequestError
@@ -439,6 +440,19 @@ def test_an_adapter_is_as_good_as_merged(name, rank, kind) -> None:
     assert far.quantile(0.5) < 0.02
     one = runner.step([SequenceStep(ids[:1], 0, [1], 0, adapter=3)])
     assert torch.equal(one[0], got[0])
+
+
+@pytest.mark.parametrize("kind", ["BF16", "F32"])
+def test_an_adapter_of_numpy_arrays_is_the_same(kind, tmp_path) -> None:
+    """Read from its file without PyTorch, rounded by ours instead of PyTorch's: not a bit differs."""
+    checkpoint = MemoryCheckpoint(MODELS["llama"])
+    write_adapter(tmp_path, adapter_for(checkpoint, 5, seed=2), base="x")
+    stored = read_adapter(tmp_path)
+    runner = NativeRunner(checkpoint, n_pages=4, threads=1, adapter_type=kind)
+    runner.set_adapter(0, stored.adapter)
+    runner.set_adapter(1, stored.on_host())
+    tensors, arrays = (runner.step([SequenceStep(tokens(20), 0, [page], 0, adapter=page)]) for page in (0, 1))
+    assert torch.equal(torch.as_tensor(tensors), torch.as_tensor(arrays))
 
 
 def test_adapters_in_one_batch_do_not_meet(mixed) -> None:
